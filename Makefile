@@ -1,0 +1,62 @@
+# What this repository can do. `make` alone lists it.
+#
+# `make test` decides whether a change is good: here, and in CI (.ci/run calls it and nothing else).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+# Where rustup puts cargo, for shells that were not told.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# The lock file decides which dependencies are built; nobody updates it by running a test.
+LOCKED := --locked
+
+.DEFAULT_GOAL := help
+.PHONY: help test tools demo audit image
+
+help: ## list these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+test: tools ## format, lints, doc links, every test
+	cargo fmt --check
+	cargo clippy $(LOCKED) --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(LOCKED) --no-deps
+	if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run $(LOCKED); \
+		cargo test $(LOCKED) --doc; \
+	else \
+		cargo test $(LOCKED); \
+	fi
+
+# A C compiler builds SQLite, the allocator and the TLS primitives; rustfmt and clippy are not in rustup's minimal
+# profile. Only what is missing is installed, and packages only by root: nobody's machine is changed behind their back.
+tools:
+	@if ! command -v cargo >/dev/null; then \
+		echo "make: cargo is missing; install Rust with rustup" >&2; exit 1; \
+	fi
+	@if ! echo '#include <stdio.h>' | cc -E - >/dev/null 2>&1; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update </dev/null; \
+			apt-get install -y --no-install-recommends gcc libc6-dev pkg-config </dev/null; \
+		else \
+			echo "make: a C compiler is missing; install one (Debian: sudo apt-get install build-essential)" >&2; exit 1; \
+		fi; \
+	fi
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+demo: ## five simulated partners, real leads, one process, no set-up
+	cargo run $(LOCKED) --release -- demo
+
+# Licences, bans and sources are read from the lock file and the crates themselves. Advisories need the RustSec
+# database, and so a network: without one their check is left out, and said so.
+audit: ## licences, bans, sources and advisories of every dependency
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny $(LOCKED) check licenses bans sources
+	if GIT_TERMINAL_PROMPT=0 timeout 120 cargo deny $(LOCKED) fetch db </dev/null >/dev/null 2>&1; then \
+		cargo deny $(LOCKED) check advisories; \
+	else \
+		echo "make: no advisory database could be fetched; advisories were NOT checked" >&2; \
+	fi
+
+image: ## the container image
+	docker build -t lead-gateway .

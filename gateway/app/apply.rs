@@ -1,0 +1,133 @@
+//! Applying files to the network: what differs, what may be done about it, and doing it, in a store alone or under a
+//! running gateway.
+
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use crate::directory::changes::{self, Difference, What};
+use crate::directory::{Fault, Network, ResourceSet};
+use crate::store::{Kind, ResourceRecord, Store, StoreError};
+
+/// How to apply.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Flags {
+    /// Only say what would change.
+    pub dry_run: bool,
+    /// Also what was changed elsewhere since the last apply.
+    pub force: bool,
+    /// Delete what the files do not have.
+    pub prune: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// What differs, for people, in order.
+    pub changes: Vec<String>,
+    /// Why nothing was done.
+    pub refused: Vec<String>,
+    /// What was left as it is, and why.
+    pub notes: Vec<String>,
+    /// How many resources were changed.
+    pub applied: usize,
+}
+
+impl App {
+    /// Applies files under the running gateway: stored first, then in force for the next lead.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn apply(&self, files: &ResourceSet, flags: Flags, who: &str) -> Result<Report, StoreError> {
+        let _one_at_a_time = self.changing.lock().await;
+        let pipeline = &self.pipeline;
+        let (report, network) =
+            apply(&pipeline.store, files, flags, who, pipeline.clock.now(), Some(&pipeline.directory.network()))
+                .await?;
+        if report.applied > 0
+            && let Some(network) = network
+        {
+            pipeline.gate.install(network.gate_rules());
+            pipeline.directory.install(network);
+            pipeline.network_changed();
+        }
+        Ok(report)
+    }
+}
+
+/// Applies files to a store. The network that results is compiled first: one with faults is not stored.
+///
+/// # Errors
+/// When the store fails.
+pub async fn apply(
+    store: &Store,
+    files: &ResourceSet,
+    flags: Flags,
+    who: &str,
+    now: jiff::Timestamp,
+    before: Option<&Network>,
+) -> Result<(Report, Option<Network>), StoreError> {
+    let records = store.resources().await?;
+    let mut report = Report::default();
+    let mut chosen = Vec::new();
+    for difference in changes::differences(&records, files) {
+        if difference.what == What::Removed && !flags.prune {
+            // A template that no file uses any more may still be used by a contract that stays.
+            if difference.kind != Kind::Template {
+                report
+                    .notes
+                    .push(format!("{} {} is only in the store; --prune deletes it", difference.kind, difference.id));
+            }
+            continue;
+        }
+        report.changes.push(difference.to_string());
+        if difference.changed_elsewhere && !flags.force {
+            report.refused.push(format!(
+                "{} {} was changed elsewhere since the last apply; export it and merge, or use --force to overwrite it",
+                difference.kind, difference.id
+            ));
+        }
+        chosen.push(difference);
+    }
+    let network = match resulting(&records, files, &chosen).and_then(|set| Network::compile(&set, before)) {
+        Ok(network) => Some(network),
+        Err(faults) => {
+            report.refused.extend(faults.iter().map(Fault::to_string));
+            None
+        }
+    };
+    if flags.dry_run || !report.refused.is_empty() || chosen.is_empty() {
+        return Ok((report, None));
+    }
+    let count = chosen.len();
+    let changes = chosen.into_iter().map(Difference::into_change).collect();
+    if store.apply(changes, who.to_owned(), now).await? {
+        report.applied = count;
+        Ok((report, network))
+    } else {
+        report.refused.push("the network was changed by somebody else at the same moment; try again".to_owned());
+        Ok((report, None))
+    }
+}
+
+/// The network as it would be after the chosen differences are gone.
+fn resulting(
+    records: &[ResourceRecord],
+    files: &ResourceSet,
+    chosen: &[Difference],
+) -> Result<ResourceSet, Vec<Fault>> {
+    let documents = files.documents();
+    let changed = |record: &ResourceRecord| chosen.iter().any(|one| one.kind == record.kind && one.id == record.id);
+    let mut after: Vec<ResourceRecord> = records.iter().filter(|record| !changed(record)).cloned().collect();
+    for one in chosen {
+        if let Some(document) = documents.get(&(one.kind, one.id.clone())) {
+            after.push(ResourceRecord {
+                kind: one.kind,
+                id: one.id.clone(),
+                version: 0,
+                document: document.clone(),
+                applied: None,
+            });
+        }
+    }
+    ResourceSet::from_records(&after)
+}

@@ -1,0 +1,169 @@
+//! `gateway render` and `gateway send`: one lead, one contract, outside routing, limits and the store.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+
+use crate::app::{dispatcher, told};
+use crate::capture;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::directory::{ContractEntry, Network, files};
+use crate::intake::{self, Format};
+use crate::model::delivery::Judgement;
+use crate::model::exchange::{Outgoing, Sent};
+use crate::model::id::{DeliveryId, LeadId, SourceId};
+use crate::model::lead::Lead;
+use crate::pipeline::request_for;
+
+/// The source in whose name a lead is rendered that no source has sent.
+const NOBODY: &str = "command-line";
+
+struct Prepared {
+    network: Network,
+    contract: crate::model::id::ContractId,
+    outgoing: Outgoing,
+}
+
+impl Prepared {
+    fn entry(&self) -> anyhow::Result<&ContractEntry> {
+        self.network.contract(&self.contract).map(AsRef::as_ref).context("the contract is gone")
+    }
+}
+
+pub(super) fn render(config: &Config, contract: &str, lead: &Path, json: bool) -> anyhow::Result<bool> {
+    let prepared = prepare(config, contract, lead)?;
+    let outgoing = &prepared.outgoing;
+    if json {
+        super::print_json(&request(outgoing))?;
+    } else {
+        show_request(outgoing);
+    }
+    Ok(true)
+}
+
+pub(super) async fn send(config: &Config, contract: &str, lead: &Path, json: bool) -> anyhow::Result<bool> {
+    let prepared = prepare(config, contract, lead)?;
+    let entry = prepared.entry()?;
+    let outgoing = &prepared.outgoing;
+    let sent = dispatcher(config)?.send(&entry.transport, outgoing).await;
+    let judgement = entry.rules.judge(&sent.result, Clock::system().now());
+    if json {
+        super::print_json(&json!({
+            "verdict": judgement.verdict,
+            "class": judgement.class,
+            "explanation": judgement.explanation,
+            "reason": judgement.reason,
+            "reference": judgement.reference,
+            "redirect_url": judgement.redirect_url,
+            "timings_ms": sent.timings,
+            "request": request(outgoing),
+            "response": response(&sent),
+        }))?;
+    } else {
+        show_request(outgoing);
+        show_response(&sent);
+        show_judgement(&judgement);
+    }
+    Ok(judgement.verdict == crate::model::delivery::Verdict::Accepted)
+}
+
+fn prepare(config: &Config, contract: &str, path: &Path) -> anyhow::Result<Prepared> {
+    let set = files::read(&config.network.dir, &config.network.templates)
+        .map_err(|faults| told("the network's files cannot be used", &faults))?;
+    let network = Network::compile(&set, None).map_err(|faults| told("the network's files cannot be used", &faults))?;
+    let id = contract.parse()?;
+    let Some(entry) = network.contract(&id) else {
+        let mut known: Vec<String> = network.contracts().map(|entry| entry.contract.id.to_string()).collect();
+        known.sort();
+        bail!("there is no contract `{contract}` in {}; there are: {}", config.network.dir.display(), known.join(", "));
+    };
+    let Some(campaign) = network.campaign(&entry.contract.campaign) else { bail!("its campaign is gone") };
+
+    let text = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let posted = intake::parse(Format::Json, &text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    let valid = campaign.rules.validate(posted).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(|error| format!("  {}: {}", error.field, error.message)).collect();
+        anyhow::anyhow!("{} is not a lead of campaign {}:\n{}", path.display(), campaign.campaign.id, lines.join("\n"))
+    })?;
+    let clock = Clock::system();
+    let lead = Lead {
+        id: LeadId(clock.uuid()),
+        campaign: campaign.campaign.id.clone(),
+        source: NOBODY.parse::<SourceId>()?,
+        received_at: clock.now(),
+        test: true,
+        fields: valid.fields,
+        meta: valid.meta,
+    };
+    let outgoing =
+        request_for(&network, entry, &lead, DeliveryId(clock.uuid()), 1, clock.now()).map_err(anyhow::Error::msg)?;
+    Ok(Prepared { contract: id, outgoing, network })
+}
+
+/// What may be shown of a request: secrets and sensitive fields are masked as they are in captures.
+fn visible(outgoing: &Outgoing) -> (&str, &[(String, String)], &[u8]) {
+    match &outgoing.masked {
+        Some(masked) => (&masked.url, &masked.headers, &masked.body),
+        None => (&outgoing.url, &outgoing.headers, &outgoing.body),
+    }
+}
+
+fn request(outgoing: &Outgoing) -> Value {
+    let (url, headers, body) = visible(outgoing);
+    let (body, encoding) = capture::presentable(body);
+    json!({"method": outgoing.http_method, "url": url, "headers": headers, "body": body, "encoding": encoding})
+}
+
+fn response(sent: &Sent) -> Value {
+    match &sent.result {
+        Ok(reply) => {
+            let (body, encoding) = capture::presentable(&reply.body);
+            json!({"status": reply.status, "headers": reply.headers, "body": body, "encoding": encoding})
+        }
+        Err(fault) => json!({"error": fault.message}),
+    }
+}
+
+fn show_request(outgoing: &Outgoing) {
+    let (url, headers, body) = visible(outgoing);
+    println!("{} {url}", outgoing.http_method);
+    show_message(headers, body);
+}
+
+fn show_message(headers: &[(String, String)], body: &[u8]) {
+    for (name, value) in headers {
+        println!("{name}: {value}");
+    }
+    if !body.is_empty() {
+        println!("\n{}", capture::presentable(body).0);
+    }
+    println!();
+}
+
+fn show_response(sent: &Sent) {
+    match &sent.result {
+        Ok(reply) => {
+            println!("HTTP {} after {} ms", reply.status, sent.timings.total);
+            show_message(&reply.headers, &reply.body);
+        }
+        Err(fault) => println!("no reply after {} ms: {}\n", sent.timings.total, fault.message),
+    }
+}
+
+fn show_judgement(judgement: &Judgement) {
+    println!("verdict   {}", judgement.verdict);
+    let explanation = &judgement.explanation;
+    let place = explanation.selector.as_deref().map(|selector| format!(", {selector}")).unwrap_or_default();
+    let found = explanation.found.as_deref().filter(|found| judgement.reason.as_deref() != Some(found));
+    let found = found.map(|found| format!(", found `{found}`")).unwrap_or_default();
+    println!("why       rule {}{place}{found} (class {})", explanation.rule, judgement.class);
+    for (name, value) in
+        [("reason", &judgement.reason), ("reference", &judgement.reference), ("redirect", &judgement.redirect_url)]
+    {
+        if let Some(value) = value {
+            println!("{name:<9} {value}");
+        }
+    }
+}

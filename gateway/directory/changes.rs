@@ -1,0 +1,166 @@
+//! From what the store holds to what files say: the differences, and the changes that would remove them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::Value;
+
+use super::ResourceSet;
+use crate::model::secret::MASK;
+use crate::store::{Kind, ResourceChange, ResourceRecord};
+
+/// One resource that differs.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    /// What it is.
+    pub kind: Kind,
+    /// Its id.
+    pub id: String,
+    /// How it differs.
+    pub what: What,
+    /// It was changed in the store by something else than files since files last set it.
+    pub changed_elsewhere: bool,
+    change: ResourceChange,
+}
+
+/// How a resource differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// Only the files have it.
+    Added,
+    /// Only the store has it.
+    Removed,
+    /// Both have it; these keys differ, with the old and the new value.
+    Changed(Vec<(String, String, String)>),
+}
+
+/// Every difference between the store and `files`, in the order in which they would be applied.
+#[must_use]
+pub fn differences(stored: &[ResourceRecord], files: &ResourceSet) -> Vec<Difference> {
+    let wanted = files.documents();
+    let stored: BTreeMap<(Kind, &str), &ResourceRecord> =
+        stored.iter().map(|record| ((record.kind, record.id.as_str()), record)).collect();
+    let mut differences = Vec::new();
+    for ((kind, id), document) in &wanted {
+        let old = stored.get(&(*kind, id.as_str()));
+        let what = match old {
+            None => What::Added,
+            Some(old) if old.document == *document => continue,
+            Some(old) => What::Changed(changed_keys(&old.document, document)),
+        };
+        let change = ResourceChange {
+            kind: *kind,
+            id: id.clone(),
+            from: old.map(|old| old.version),
+            document: Some(document.clone()),
+        };
+        differences.push(Difference {
+            kind: *kind,
+            id: id.clone(),
+            what,
+            changed_elsewhere: old.is_some_and(|old| elsewhere(old)),
+            change,
+        });
+    }
+    for ((kind, id), old) in stored {
+        if !wanted.contains_key(&(kind, id.to_owned())) {
+            let change = ResourceChange { kind, id: id.to_owned(), from: Some(old.version), document: None };
+            differences.push(Difference {
+                kind,
+                id: id.to_owned(),
+                what: What::Removed,
+                changed_elsewhere: elsewhere(old),
+                change,
+            });
+        }
+    }
+    differences
+}
+
+fn elsewhere(record: &ResourceRecord) -> bool {
+    record.applied.as_ref() != Some(&record.document)
+}
+
+impl Difference {
+    /// The change that removes the difference.
+    #[must_use]
+    pub fn into_change(self) -> ResourceChange {
+        self.change
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let note = if self.changed_elsewhere { "   (changed elsewhere since the last apply)" } else { "" };
+        match &self.what {
+            What::Added => write!(f, "+ {} {}{note}", self.kind, self.id),
+            What::Removed => write!(f, "- {} {}{note}", self.kind, self.id),
+            What::Changed(keys) => {
+                write!(f, "~ {} {}{note}", self.kind, self.id)?;
+                for (key, old, new) in keys {
+                    write!(f, "\n    {key}: {old} → {new}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn changed_keys(old: &str, new: &str) -> Vec<(String, String, String)> {
+    match (serde_json::from_str(old), serde_json::from_str(new)) {
+        (Ok(old), Ok(new)) => {
+            let mut keys = Vec::new();
+            compare("", Some(&old), Some(&new), &mut keys);
+            keys
+        }
+        // Templates are text.
+        _ => vec![(
+            "text".to_owned(),
+            format!("{} lines", old.lines().count()),
+            format!("{} lines", new.lines().count()),
+        )],
+    }
+}
+
+fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, keys: &mut Vec<(String, String, String)>) {
+    if old == new {
+        return;
+    }
+    if let (Some(Value::Object(old)), Some(Value::Object(new))) = (old, new) {
+        let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for name in names {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            compare(&path, old.get(name), new.get(name), keys);
+        }
+        return;
+    }
+    let show = |value: Option<&Value>| value.map_or("(none)".to_owned(), |value| shown(path, value));
+    keys.push((path.to_owned(), show(old), show(new)));
+}
+
+/// A value as a difference may show it: what may be a secret is masked.
+fn shown(path: &str, value: &Value) -> String {
+    let secret =
+        ["key", "endpoint.headers", "endpoint.auth", "endpoint.form"].iter().any(|table| path.starts_with(table));
+    let mut value = value.clone();
+    if secret {
+        mask(&mut value);
+    }
+    if path == "endpoint.url"
+        && let Value::String(url) = &mut value
+        && let Some((address, _)) = url.split_once('?')
+    {
+        *url = format!("{address}?{MASK}");
+    }
+    value.to_string()
+}
+
+fn mask(value: &mut Value) {
+    match value {
+        Value::String(text) if text.starts_with("env:") || text.starts_with("file:") => {}
+        Value::String(text) => MASK.clone_into(text),
+        Value::Array(items) => items.iter_mut().for_each(mask),
+        Value::Object(fields) => fields.values_mut().for_each(mask),
+        _ => {}
+    }
+}

@@ -1,0 +1,260 @@
+//! From resources to a network: every reference checked, every template, rule and schedule compiled, every fault told
+//! at once.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use super::{CampaignEntry, ContractEntry, Fault, Network, ResourceSet, SourceEntry};
+use crate::clock;
+use crate::dispatch::Transport;
+use crate::gate::rules::{GateRules, PartnerRules};
+use crate::intake::{self, auth, identity};
+use crate::model::campaign::{Campaign, Distribution};
+use crate::model::contract::Contract;
+use crate::model::id::PartnerId;
+use crate::model::money::Amount;
+use crate::model::partner::{Partner, PartnerKind};
+use crate::model::source::Source;
+use crate::pace::Pace;
+use crate::render::Renderer;
+use crate::routing::RoutedContract;
+use crate::verdict;
+
+/// Faults gathered on the way.
+#[derive(Default)]
+struct Faults(RefCell<Vec<Fault>>);
+
+impl Faults {
+    fn add(&self, resource: &str, key: &str, message: impl std::fmt::Display) {
+        let place = if key.is_empty() { resource.to_owned() } else { format!("{resource} {key}") };
+        self.0.borrow_mut().push(Fault::new(place, message.to_string()));
+    }
+}
+
+pub(super) fn compile(set: &ResourceSet, before: Option<&Network>) -> Result<Network, Vec<Fault>> {
+    let faults = Faults::default();
+    let mut network = Network { partners: set.partners.keys().cloned().collect(), ..Network::default() };
+
+    let partner_rules = partners(set, &faults);
+    let (contracts, gate_rules, mut routed) = contracts(set, &partner_rules, &faults);
+    for contract in contracts.values() {
+        network.by_partner.entry(contract.partner.id.clone()).or_default().push(contract.contract.id.clone());
+    }
+    network.contracts = contracts;
+    network.gate_rules = gate_rules;
+    for campaign in set.campaigns.values() {
+        let routed = routed.remove(&campaign.id).unwrap_or_default();
+        if let Some(entry) = campaign_entry(campaign, routed, &faults) {
+            network.phone_regions.extend(campaign.fields.values().filter_map(|field| field.region.clone()));
+            network.campaigns.insert(campaign.id.clone(), Arc::new(entry));
+        }
+    }
+    network.phone_regions.sort();
+    network.phone_regions.dedup();
+    // A region's first number makes its tables, which takes a moment: better now than with the first lead.
+    for region in &network.phone_regions {
+        let _ = identity::normalise_lookup(identity::PHONE, "2079460000", Some(region));
+    }
+    for source in set.sources.values() {
+        if let Some(entry) = source_entry(source, set, before, &faults) {
+            network.sources.insert(source.id.clone(), Arc::new(entry));
+        }
+    }
+    network.keys = key_ring(set, &faults);
+
+    let mut faults = faults.0.into_inner();
+    if faults.is_empty() {
+        return Ok(network);
+    }
+    faults.sort();
+    faults.dedup();
+    Err(faults)
+}
+
+fn partners(set: &ResourceSet, faults: &Faults) -> HashMap<PartnerId, Arc<PartnerRules>> {
+    let mut rules = HashMap::new();
+    for partner in set.partners.values() {
+        match PartnerRules::compile(partner) {
+            Ok(compiled) => {
+                rules.insert(partner.id.clone(), Arc::new(compiled));
+            }
+            Err(found) => {
+                found
+                    .iter()
+                    .for_each(|fault| faults.add(&format!("partner {}", partner.id), &fault.at, &fault.problem));
+            }
+        }
+    }
+    rules
+}
+
+type Contracts = (
+    HashMap<crate::model::id::ContractId, Arc<ContractEntry>>,
+    HashMap<crate::model::id::ContractId, Arc<GateRules>>,
+    BTreeMap<crate::model::id::CampaignId, Vec<Arc<RoutedContract>>>,
+);
+
+fn contracts(set: &ResourceSet, partner_rules: &HashMap<PartnerId, Arc<PartnerRules>>, faults: &Faults) -> Contracts {
+    let mut entries = HashMap::new();
+    let mut gate_rules = HashMap::new();
+    let mut routed: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for contract in set.contracts.values() {
+        let name = format!("contract {}", contract.id);
+        let partner = set.partners.get(&contract.partner);
+        let campaign = set.campaigns.get(&contract.campaign);
+        match partner {
+            None => faults.add(&name, "partner", format_args!("there is no partner `{}`", contract.partner)),
+            Some(partner) if partner.kind == PartnerKind::Introducer => {
+                faults.add(
+                    &name,
+                    "partner",
+                    format_args!("{} is an introducer; a contract needs a partner of kind buyer or both", partner.id),
+                );
+            }
+            Some(_) => {}
+        }
+        if campaign.is_none() {
+            faults.add(&name, "campaign", format_args!("there is no campaign `{}`", contract.campaign));
+        }
+        let (Some(partner), Some(campaign)) = (partner, campaign) else { continue };
+        if let Some(rules) = partner_rules.get(&partner.id) {
+            match GateRules::compile(Arc::clone(rules), contract) {
+                Ok(rules) => drop(gate_rules.insert(contract.id.clone(), Arc::new(rules))),
+                Err(found) => found.iter().for_each(|fault| faults.add(&name, &fault.at, &fault.problem)),
+            }
+        }
+        if let Some(one) = routed_contract(contract, campaign, faults, &name) {
+            routed.entry(campaign.id.clone()).or_default().push(Arc::new(one));
+        }
+        if let Some(entry) = contract_entry(contract, partner, campaign, set, faults, &name) {
+            entries.insert(contract.id.clone(), Arc::new(entry));
+        }
+    }
+    (entries, gate_rules, routed)
+}
+
+fn routed_contract(contract: &Contract, campaign: &Campaign, faults: &Faults, name: &str) -> Option<RoutedContract> {
+    match RoutedContract::compile(contract, campaign) {
+        Ok(routed) => Some(routed),
+        Err(found) => {
+            found.iter().for_each(|fault| faults.add(name, &fault.at, &fault.problem));
+            None
+        }
+    }
+}
+
+fn contract_entry(
+    contract: &Contract,
+    partner: &Partner,
+    campaign: &Campaign,
+    set: &ResourceSet,
+    faults: &Faults,
+    name: &str,
+) -> Option<ContractEntry> {
+    let price = contract.price.as_deref().map(|price| Amount::parse(price, campaign.currency)).transpose();
+    if let Err(error) = &price {
+        faults.add(name, "price", error);
+    }
+    let lookup = |path: &str| set.templates.get(path).cloned();
+    let renderer = Renderer::compile(contract, campaign, &lookup);
+    if let Err(found) = &renderer {
+        found.iter().for_each(|fault| faults.add(name, "", fault));
+    }
+    let rules = verdict::Rules::compile(&contract.endpoint, campaign.currency);
+    if let Err(found) = &rules {
+        found.iter().for_each(|fault| faults.add(name, &format!("endpoint.{}", fault.path), &fault.message));
+    }
+    let endpoint = &contract.endpoint;
+    if endpoint.concurrency == 0 {
+        faults.add(name, "endpoint.concurrency", "must be at least 1");
+    }
+    if endpoint.retry.max_attempts == 0 {
+        faults.add(name, "endpoint.retry.max_attempts", "must be at least 1: the first attempt counts");
+    }
+    if endpoint.timeout.0.is_zero() || endpoint.connect_timeout.0.is_zero() {
+        faults.add(name, "endpoint.timeout", "must be longer than nothing");
+    }
+    Some(ContractEntry {
+        partner: Arc::new(partner.clone()),
+        timezone: TimeZone::get(&partner.timezone).ok()?,
+        price: price.ok()?,
+        renderer: renderer.ok()?,
+        rules: rules.ok()?,
+        transport: Transport::from(endpoint),
+        contract: contract.clone(),
+    })
+}
+
+fn campaign_entry(campaign: &Campaign, routed: Vec<Arc<RoutedContract>>, faults: &Faults) -> Option<CampaignEntry> {
+    let name = format!("campaign {}", campaign.id);
+    if campaign.distribution == Distribution::Auction {
+        faults.add(&name, "distribution", "`auction` is reserved; use priority, weighted, round_robin or broadcast");
+    }
+    let timezone = TimeZone::get(&campaign.timezone);
+    if timezone.is_err() {
+        faults.add(
+            &name,
+            "timezone",
+            format_args!("`{}` is not an IANA time zone; write one such as \"Europe/London\"", campaign.timezone),
+        );
+    }
+    let rules = intake::Rules::compile(campaign);
+    if let Err(found) = &rules {
+        found.iter().for_each(|fault| faults.add(&name, &fault.key, &fault.message));
+    }
+    Some(CampaignEntry { campaign: campaign.clone(), rules: rules.ok()?, timezone: timezone.ok()?, routed })
+}
+
+fn source_entry(source: &Source, set: &ResourceSet, before: Option<&Network>, faults: &Faults) -> Option<SourceEntry> {
+    let name = format!("source {}", source.id);
+    match set.partners.get(&source.partner) {
+        None => faults.add(&name, "partner", format_args!("there is no partner `{}`", source.partner)),
+        Some(partner) if partner.kind == PartnerKind::Buyer => {
+            faults.add(
+                &name,
+                "partner",
+                format_args!("{} is a buyer; a source needs a partner of kind introducer or both", partner.id),
+            );
+        }
+        Some(_) => {}
+    }
+    let Some(campaign) = set.campaigns.get(&source.campaign) else {
+        faults.add(&name, "campaign", format_args!("there is no campaign `{}`", source.campaign));
+        return None;
+    };
+    if source.wait.is_some_and(|wait| wait.0 > std::time::Duration::from_mins(1)) {
+        faults.add(&name, "wait", "may be 60s at most");
+    }
+    let payout = source.payout.as_deref().map(|payout| Amount::parse(payout, campaign.currency)).transpose();
+    if let Err(error) = &payout {
+        faults.add(&name, "payout", error);
+    }
+    // A source whose rate stays the same keeps what it has used of it.
+    let same = before.and_then(|before| before.source(&source.id)).filter(|old| old.source.rate == source.rate);
+    let pace = match same {
+        Some(old) => old.pace.clone(),
+        None => source.rate.map(|rate| Arc::new(Pace::with_bursts(rate, clock::instant()))),
+    };
+    Some(SourceEntry { source: source.clone(), payout: payout.ok()?, pace })
+}
+
+fn key_ring(set: &ResourceSet, faults: &Faults) -> auth::KeyRing {
+    let mut keys = Vec::new();
+    for source in set.sources.values() {
+        let name = format!("source {}", source.id);
+        for key in &source.key.0 {
+            match key.resolve().map(|key| auth::configured_key(&key)) {
+                Ok(Ok(hash)) => keys.push((source.id.clone(), hash)),
+                Ok(Err(fault)) => faults.add(&name, "key", fault),
+                Err(fault) => faults.add(&name, "key", fault),
+            }
+        }
+    }
+    auth::KeyRing::new(keys).unwrap_or_else(|found| {
+        found.iter().for_each(|fault| faults.add("sources", "key", fault));
+        auth::KeyRing::default()
+    })
+}

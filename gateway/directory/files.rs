@@ -1,0 +1,142 @@
+//! Resources as files: `*.toml` in one directory, templates in another.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Fault, ResourceSet};
+use crate::config::{place, with_nearest};
+use crate::model::campaign::Campaign;
+use crate::model::contract::Contract;
+use crate::model::partner::Partner;
+use crate::model::source::Source;
+
+/// One file: any number of each kind of resource.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ResourceFile {
+    campaign: Vec<Campaign>,
+    partner: Vec<Partner>,
+    source: Vec<Source>,
+    contract: Vec<Contract>,
+}
+
+/// Reads a directory of resources (its `*.toml`, not those of directories below it), or one file. Templates are taken
+/// up as far as contracts refer to them.
+///
+/// # Errors
+/// Every fault of every file, with its line where it has one.
+pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
+    let mut set = ResourceSet::default();
+    let mut faults = Vec::new();
+    for file in toml_files(path).map_err(|fault| vec![fault])? {
+        let origin = file.display().to_string();
+        match std::fs::read_to_string(&file) {
+            Ok(text) => match toml::from_str::<ResourceFile>(&text) {
+                Ok(read) => add(&mut set, read, &origin, &mut faults),
+                Err(error) => {
+                    faults.push(Fault::new(place(&origin, &text, error.span()), with_nearest(error.message())));
+                }
+            },
+            Err(error) => faults.push(Fault::new(origin, format!("cannot be read ({error})"))),
+        }
+    }
+    let disk = TemplateDirectory::new(templates);
+    for contract in set.contracts.values() {
+        for name in [&contract.endpoint.template, &contract.endpoint.header_template].into_iter().flatten() {
+            disk.take_up(name, 0);
+        }
+    }
+    set.templates = disk.taken.into_inner();
+    if faults.is_empty() { Ok(set) } else { Err(faults) }
+}
+
+fn toml_files(path: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let fault = |error: std::io::Error| {
+        Fault::new(
+            path.display().to_string(),
+            format!("cannot be read ({error}); name a file or a directory of *.toml files"),
+        )
+    };
+    if path.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(fault)? {
+        let file = entry.map_err(fault)?.path();
+        if file.extension().is_some_and(|extension| extension == "toml") && file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn add(set: &mut ResourceSet, file: ResourceFile, origin: &str, faults: &mut Vec<Fault>) {
+    fn keep<K: Ord + Clone + std::fmt::Display, V>(
+        kind: &str,
+        map: &mut BTreeMap<K, V>,
+        new: Vec<V>,
+        id: impl Fn(&V) -> K,
+        origin: &str,
+        faults: &mut Vec<Fault>,
+    ) {
+        for one in new {
+            let key = id(&one);
+            if let std::collections::btree_map::Entry::Vacant(free) = map.entry(key.clone()) {
+                free.insert(one);
+            } else {
+                faults.push(Fault::new(
+                    origin.to_owned(),
+                    format!("{kind} `{key}` is there twice; give each its own id"),
+                ));
+            }
+        }
+    }
+    keep("campaign", &mut set.campaigns, file.campaign, |campaign| campaign.id.clone(), origin, faults);
+    keep("partner", &mut set.partners, file.partner, |partner| partner.id.clone(), origin, faults);
+    let sources = file.source.into_iter().map(super::with_hashed_keys).collect();
+    keep("source", &mut set.sources, sources, |source| source.id.clone(), origin, faults);
+    keep("contract", &mut set.contracts, file.contract, |contract| contract.id.clone(), origin, faults);
+}
+
+/// Reads templates from disk and remembers which.
+struct TemplateDirectory<'a> {
+    root: &'a Path,
+    taken: RefCell<BTreeMap<String, String>>,
+}
+
+/// How deep templates may include one another.
+const DEPTH: usize = 8;
+
+impl<'a> TemplateDirectory<'a> {
+    fn new(root: &'a Path) -> Self {
+        Self { root, taken: RefCell::default() }
+    }
+
+    /// Takes up a template and those it includes. One that is not there is missed where it is compiled.
+    fn take_up(&self, name: &str, depth: usize) {
+        let inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        if depth > DEPTH || !inside || self.taken.borrow().contains_key(name) {
+            return;
+        }
+        let Ok(text) = std::fs::read_to_string(self.root.join(name)) else { return };
+        let included: Vec<String> = included(&text).map(str::to_owned).collect();
+        self.taken.borrow_mut().insert(name.to_owned(), text);
+        for name in included {
+            self.take_up(&name, depth + 1);
+        }
+    }
+}
+
+/// The names in `{{> name}}` and `{{#> name}}`.
+fn included(template: &str) -> impl Iterator<Item = &str> {
+    template.split("{{").skip(1).filter_map(|tag| {
+        let tag = tag.trim_start_matches(['~', '#']).trim_start();
+        let name = tag.strip_prefix('>')?.trim_start();
+        let name = name.split(|c: char| c.is_whitespace() || c == '}').next()?;
+        Some(name.trim_matches(['"', '\'']))
+    })
+}

@@ -1,0 +1,132 @@
+//! Intake: what a source posted becomes a checked lead, or a clear answer that names everything wrong with it.
+//!
+//! Pure: bytes, headers and compiled rules in, values out; no server, no store, no clock. A face takes these steps:
+//!
+//! 1. [`auth::credential`] and [`auth::KeyRing::find`]: whose post is this?
+//! 2. [`Format::from_content_type`] and [`parse`]: bytes to named values, or [`Malformed`] with line and column
+//!    ([`Posted::take_key`] for sources that may put their key into the body).
+//! 3. [`idempotency::key`] and [`idempotency::fingerprint`]; [`wait::wait`]; [`query_test`].
+//! 4. [`Rules::validate`]: named values to typed, normalised fields, or every [`FieldError`] at once.
+//! 5. [`Rules::dedupe_keys`] and [`Rules::lookup_keys`]: by what the lead is recognised and found again.
+
+pub mod auth;
+pub mod idempotency;
+pub mod identity;
+pub mod validate;
+pub mod wait;
+
+mod form;
+mod json;
+mod posted;
+mod xml;
+
+pub use posted::{MAX_FIELDS, MAX_META, MAX_NAME, Posted, PostedValue};
+pub use validate::{Code, FieldError, RuleFault, Rules, Valid};
+
+/// Objects or elements within each other, the root included. Real leads have two or three.
+pub const MAX_DEPTH: usize = 32;
+
+/// What a body is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `application/json`, or any `…+json`.
+    Json,
+    /// `application/x-www-form-urlencoded`.
+    Form,
+    /// `application/xml`, `text/xml`, or any `…+xml`.
+    Xml,
+}
+
+impl Format {
+    /// The format of a `Content-Type` (RFC 9110, section 8.3; suffixes RFC 6839). `None` where we do not read the
+    /// type, or its charset is anything but UTF-8 or its subset US-ASCII.
+    #[must_use]
+    pub fn from_content_type(value: &str) -> Option<Self> {
+        let mut parts = value.split(';').map(str::trim);
+        let media = parts.next()?.to_ascii_lowercase();
+        let readable = parts.all(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let charset = value.trim_matches('"');
+            !name.eq_ignore_ascii_case("charset")
+                || ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
+        });
+        let format = match media.as_str() {
+            "application/json" => Self::Json,
+            "application/x-www-form-urlencoded" => Self::Form,
+            "application/xml" | "text/xml" => Self::Xml,
+            other => {
+                let (family, subtype) = other.split_once('/')?;
+                let (name, suffix) = subtype.rsplit_once('+')?;
+                match suffix {
+                    "json" if !family.is_empty() && !name.is_empty() => Self::Json,
+                    "xml" if !family.is_empty() && !name.is_empty() => Self::Xml,
+                    _ => return None,
+                }
+            }
+        };
+        readable.then_some(format)
+    }
+}
+
+/// Why a body cannot be read, and where. Names fields, never their values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub struct Malformed {
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Malformed {
+    /// At `offset` bytes into `body`.
+    fn at(body: &[u8], offset: usize, message: impl Into<String>) -> Self {
+        let before = body.get(..offset).unwrap_or(body);
+        let line_start = before.iter().rposition(|b| *b == b'\n').map_or(0, |newline| newline + 1);
+        let is_char_start = |b: &&u8| **b & 0b1100_0000 != 0b1000_0000;
+        Self {
+            line: before.split(|b| *b == b'\n').count(),
+            column: before.iter().skip(line_start).filter(is_char_start).count() + 1,
+            message: message.into(),
+        }
+    }
+}
+
+/// Reads a body: every value it gives, by (dotted) name. A UTF-8 byte order mark is tolerated.
+///
+/// Bounded whatever comes: at most [`MAX_FIELDS`] names of [`MAX_NAME`] characters, [`MAX_DEPTH`] levels; the size of
+/// the body is the server's to limit.
+///
+/// # Errors
+/// When the body is not well-formed, passes a bound, or gives a name twice.
+pub fn parse(format: Format, body: &[u8]) -> Result<Posted, Malformed> {
+    let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
+    match format {
+        Format::Json => json::parse(utf8(body)?),
+        Format::Form => form::parse(body),
+        Format::Xml => xml::parse(utf8(body)?),
+    }
+}
+
+fn utf8(body: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(body)
+        .map_err(|error| Malformed::at(body, error.valid_up_to(), "the body is not UTF-8; encode it as UTF-8"))
+}
+
+/// The `test` of a query: whether the post is only a rehearsal. A body may say so too; either is enough.
+///
+/// # Errors
+/// When it is neither yes nor no.
+pub fn query_test(query: Option<&str>) -> Result<bool, FieldError> {
+    match query_value(query, "test") {
+        Some(text) if !text.trim().is_empty() => validate::flag(text.trim()).ok_or_else(posted::bad_test),
+        _ => Ok(false),
+    }
+}
+
+/// The first value of this name in a URL's query.
+fn query_value(query: Option<&str>, name: &str) -> Option<String> {
+    form_urlencoded::parse(query?.as_bytes()).find(|(n, _)| n == name).map(|(_, value)| value.into_owned())
+}

@@ -1,0 +1,34 @@
+//! `application/x-www-form-urlencoded` bodies (WHATWG URL, section 5.1), read strictly: what is not UTF-8 is refused
+//! where browsers would put a replacement character into a person's name.
+
+use percent_encoding::percent_decode;
+
+use super::Malformed;
+use super::posted::{Collector, Posted, PostedValue};
+
+pub(super) fn parse(body: &[u8]) -> Result<Posted, Malformed> {
+    let mut collector = Collector::default();
+    let mut offset = 0;
+    for pair in body.split(|b| *b == b'&') {
+        let here = offset;
+        offset += pair.len() + 1;
+        // "a=1&&b=2" and a final "&" are common and harmless.
+        if pair.is_empty() {
+            continue;
+        }
+        let mut halves = pair.splitn(2, |b| *b == b'=');
+        let name = decode(halves.next().unwrap_or_default());
+        let value = decode(halves.next().unwrap_or_default());
+        let (Some(name), Some(value)) = (name, value) else {
+            return Err(Malformed::at(body, here, "this field is not percent-encoded UTF-8"));
+        };
+        collector.name(&name).map_err(|message| Malformed::at(body, here, message))?;
+        collector.value(&name, PostedValue::Text(value));
+    }
+    Ok(collector.finish())
+}
+
+fn decode(text: &[u8]) -> Option<String> {
+    let spaced: Vec<u8> = text.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    percent_decode(&spaced).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}

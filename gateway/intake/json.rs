@@ -1,0 +1,116 @@
+//! JSON bodies (RFC 8259). Objects are read one level at a time into raw members, so that a number keeps its digits
+//! (`12.10` stays `12.10`) and a name given twice is seen.
+
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::posted::{Collector, MAX_FIELDS, Posted, PostedValue};
+use super::{MAX_DEPTH, Malformed};
+
+pub(super) fn parse(body: &str) -> Result<Posted, Malformed> {
+    let text = body.trim_start_matches([' ', '\t', '\r', '\n']);
+    if !text.starts_with('{') {
+        let message = if text.is_empty() { "the body is empty" } else { "the body must be a JSON object: {…}" };
+        return Err(Malformed::at(body.as_bytes(), body.len() - text.len(), message));
+    }
+    let mut walk = Walk { body, path: String::new(), collector: Collector::default() };
+    walk.object(text, 1)?;
+    Ok(walk.collector.finish())
+}
+
+struct Walk<'a> {
+    body: &'a str,
+    /// The dotted name of where we are.
+    path: String,
+    collector: Collector,
+}
+
+impl<'a> Walk<'a> {
+    /// Reads the members of the object that `text`, a part of the body, is.
+    fn object(&mut self, text: &'a str, depth: usize) -> Result<(), Malformed> {
+        if depth > MAX_DEPTH {
+            return Err(self.fault(text, format!("objects within each other more than {MAX_DEPTH} deep")));
+        }
+        let Members(members) = serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?;
+        let parent = self.path.len();
+        for (name, value) in members {
+            let value = value.get();
+            if name.is_empty() {
+                return Err(self.fault(value, "a field has no name; give it one"));
+            }
+            if parent > 0 {
+                self.path.push('.');
+            }
+            self.path.push_str(&name);
+            self.collector.name(&self.path).map_err(|message| self.fault(value, message))?;
+            self.member(value, depth)?;
+            self.path.truncate(parent);
+        }
+        Ok(())
+    }
+
+    fn member(&mut self, text: &'a str, depth: usize) -> Result<(), Malformed> {
+        let value = match text.as_bytes().first() {
+            Some(b'{') => return self.object(text, depth + 1),
+            Some(b'n') => return Ok(()),
+            Some(b'[') => PostedValue::List,
+            Some(b't') => PostedValue::Boolean(true),
+            Some(b'f') => PostedValue::Boolean(false),
+            Some(b'"') => PostedValue::Text(serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?),
+            _ => PostedValue::Number(text.to_owned()),
+        };
+        self.collector.value(&self.path, value);
+        Ok(())
+    }
+
+    /// A fault at the start of `part`.
+    fn fault(&self, part: &str, message: impl Into<String>) -> Malformed {
+        Malformed::at(self.body.as_bytes(), self.offset(part), message)
+    }
+
+    /// Where `part` begins, for it is borrowed from the body.
+    fn offset(&self, part: &str) -> usize {
+        part.as_ptr().addr().saturating_sub(self.body.as_ptr().addr())
+    }
+
+    /// What serde_json says about `part`. Its messages about syntax are fixed texts, and the one other kind of message
+    /// is made in [`Members`], so no value can be in them.
+    fn syntax(&self, part: &str, error: &serde_json::Error) -> Malformed {
+        let lines_before: usize =
+            part.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum::<usize>();
+        let offset = self.offset(part) + lines_before + error.column().saturating_sub(1);
+        let message = error.to_string();
+        let message = message.split(" at line ").next().unwrap_or_default();
+        Malformed::at(self.body.as_bytes(), offset, format!("not well-formed JSON: {message}"))
+    }
+}
+
+/// The members of one object, in their order, with each value's text as it stands in the body.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    if members.len() == MAX_FIELDS {
+                        return Err(de::Error::custom(format_args!("more than {MAX_FIELDS} fields")));
+                    }
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}

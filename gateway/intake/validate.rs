@@ -1,0 +1,197 @@
+//! What a campaign wants of a lead, compiled once, and every value of a post held against it.
+
+mod compile;
+mod kind;
+
+pub(super) mod email;
+pub(super) mod phone;
+mod postcode;
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use crate::model::campaign::UnknownFields;
+use crate::model::lead::{FieldValue, Fields, Meta};
+use crate::model::words;
+
+use super::posted::{Posted, PostedValue};
+
+pub use compile::RuleFault;
+pub(super) use kind::{Kind, flag};
+
+/// Characters of a text, unless its field says otherwise.
+pub const MAX_TEXT: usize = 1_000;
+
+/// One thing wrong with one field. Never quotes what was posted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// The (dotted) name.
+    pub field: String,
+    /// The kind of fault, for programs.
+    pub code: Code,
+    /// For people: continues a sentence that begins with the field's name.
+    pub message: String,
+}
+
+words! {
+    /// Kinds of field faults.
+    Code {
+        /// Not given, or empty.
+        Required = "required",
+        /// Not a value of the field's type.
+        Type = "type",
+        /// Less than the least number or date.
+        Min = "min",
+        /// More than the greatest number or date.
+        Max = "max",
+        /// A text with too few or too many characters.
+        Length = "length",
+        /// Not of the field's pattern.
+        Pattern = "pattern",
+        /// None of the allowed values.
+        OneOf = "one_of",
+        /// Not a field of the campaign, which refuses others.
+        Unknown = "unknown",
+        /// Contains control characters.
+        Characters = "characters",
+    }
+}
+
+/// A post that the campaign can take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Valid {
+    /// Normalised, with defaults.
+    pub fields: Fields,
+    /// The posted metadata.
+    pub meta: Meta,
+    /// Whether this is only a rehearsal.
+    pub test: bool,
+}
+
+/// A campaign's field declarations and dedupe rules, ready for use.
+#[derive(Debug)]
+pub struct Rules {
+    /// By name, in order.
+    pub(super) fields: Vec<FieldRule>,
+    unknown: UnknownFields,
+    /// Each rule's field names in order, and its window.
+    pub(super) dedupe: Vec<(Vec<String>, Duration)>,
+}
+
+#[derive(Debug)]
+pub(super) struct FieldRule {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    required: bool,
+    default: Option<FieldValue>,
+    /// Characters that a text may have; everything for the other types.
+    length: RangeInclusive<usize>,
+    /// Anchored at both ends.
+    pattern: Option<Regex>,
+}
+
+/// What is wrong with a value; its field is known further up.
+type Wrong = (Code, String);
+
+impl Rules {
+    /// Holds a post against the rules.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it at once: metadata first, then declared fields by name, then unknown ones.
+    pub fn validate(&self, posted: Posted) -> Result<Valid, Vec<FieldError>> {
+        let mut errors = posted.faults;
+        let mut fields = Fields::new();
+        let mut declared = vec![None; self.fields.len()];
+        let mut unknown_errors = Vec::new();
+        for (name, value) in posted.fields {
+            if let Ok(at) = self.fields.binary_search_by(|rule| rule.name.as_str().cmp(&name)) {
+                // `at` is a position in `fields`, and `declared` is as long.
+                declared[at] = Some(value);
+            } else {
+                match self.read_unknown(value) {
+                    Ok(Some(value)) => {
+                        fields.insert(name, value);
+                    }
+                    Ok(None) => {}
+                    Err((code, message)) => unknown_errors.push(FieldError { field: name, code, message }),
+                }
+            }
+        }
+        for (rule, value) in self.fields.iter().zip(declared) {
+            match rule.take(value) {
+                Ok(Some(value)) => {
+                    fields.insert(rule.name.clone(), value);
+                }
+                Ok(None) => {}
+                Err((code, message)) => errors.push(FieldError { field: rule.name.clone(), code, message }),
+            }
+        }
+        errors.append(&mut unknown_errors);
+        if errors.is_empty() { Ok(Valid { fields, meta: posted.meta, test: posted.test }) } else { Err(errors) }
+    }
+
+    fn read_unknown(&self, value: PostedValue) -> Result<Option<FieldValue>, Wrong> {
+        if self.unknown == UnknownFields::Refuse {
+            return Err((Code::Unknown, "is not a field of this campaign, which takes no others".to_owned()));
+        }
+        let Some(text) = value.into_text()? else { return Ok(None) };
+        check_length(&text, &(0..=MAX_TEXT))?;
+        Ok(Some(FieldValue::Text(text)))
+    }
+
+    /// Whether a field is declared with such a type.
+    pub(super) fn is(&self, name: &str, such: impl FnOnce(&Kind) -> bool) -> bool {
+        let at = self.fields.binary_search_by(|rule| rule.name.as_str().cmp(name));
+        at.ok().and_then(|at| self.fields.get(at)).is_some_and(|rule| such(&rule.kind))
+    }
+}
+
+impl FieldRule {
+    /// The value a lead has in this field: as posted, or the default.
+    fn take(&self, value: Option<PostedValue>) -> Result<Option<FieldValue>, Wrong> {
+        let text = value.map_or(Ok(None), PostedValue::into_text)?;
+        match text {
+            Some(text) => self.read(text).map(Some),
+            None if self.default.is_some() => Ok(self.default.clone()),
+            None if self.required => Err((Code::Required, "is required".to_owned())),
+            None => Ok(None),
+        }
+    }
+
+    /// A trimmed text that is not empty → the normalised value.
+    fn read(&self, text: String) -> Result<FieldValue, Wrong> {
+        let value = self.kind.read(text)?;
+        if let FieldValue::Text(text) = &value {
+            check_length(text, &self.length)?;
+        }
+        if let Some(pattern) = &self.pattern {
+            let matches = match &value {
+                FieldValue::Text(text) => pattern.is_match(text),
+                other => pattern.is_match(&other.to_string()),
+            };
+            if !matches {
+                return Err((Code::Pattern, "does not have the form that this campaign asks for".to_owned()));
+            }
+        }
+        Ok(value)
+    }
+}
+
+fn check_length(text: &str, allowed: &RangeInclusive<usize>) -> Result<(), Wrong> {
+    // No text has more characters than bytes, nor fewer than a quarter of them.
+    let length = if allowed.contains(&text.len()) && text.len() / 4 >= *allowed.start() {
+        return Ok(());
+    } else {
+        text.chars().count()
+    };
+    if length > *allowed.end() {
+        Err((Code::Length, format!("is longer than {} characters", allowed.end())))
+    } else if length < *allowed.start() {
+        Err((Code::Length, format!("is shorter than {} characters", allowed.start())))
+    } else {
+        Ok(())
+    }
+}

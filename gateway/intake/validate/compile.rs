@@ -1,0 +1,224 @@
+//! A campaign's declarations become rules, or every fault in them with the key where it stands.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use regex::Regex;
+
+use crate::model::campaign::{Campaign, Field, FieldType, Scalar};
+use crate::model::lead::Meta;
+
+use super::kind::{self, Bounds, Kind};
+use super::phone::{Region, is_country};
+use super::{FieldRule, MAX_TEXT, Rules};
+use crate::intake::posted::MAX_NAME;
+
+/// What is wrong with a campaign's declarations.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct RuleFault {
+    /// The key's path below the campaign, such as `fields.phone.region`.
+    pub key: String,
+    /// What is wrong there, and what to do.
+    pub message: String,
+}
+
+impl Rules {
+    /// Compiles a campaign's fields and dedupe rules.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn compile(campaign: &Campaign) -> Result<Self, Vec<RuleFault>> {
+        let mut faults = Faults::default();
+        let mut fields = Vec::with_capacity(campaign.fields.len());
+        for (name, field) in &campaign.fields {
+            check_name(campaign, name, &mut faults);
+            fields.extend(FieldRule::compile(name, field, &mut faults));
+        }
+        let mut dedupe = Vec::with_capacity(campaign.dedupe.len());
+        for (at, rule) in campaign.dedupe.iter().enumerate() {
+            let key = |part: &str| format!("dedupe[{at}].{part}");
+            if rule.fields.is_empty() {
+                faults.add(key("fields"), "name at least one field");
+            }
+            for name in rule.fields.iter().filter(|name| !campaign.fields.contains_key(*name)) {
+                faults.add(key("fields"), format!("`{name}` is not declared; declare it below `fields`"));
+            }
+            if rule.window.0.is_zero() {
+                faults.add(key("window"), "must be longer than nothing; leave the rule out to allow duplicates");
+            }
+            // In order, so that the order in which a rule names its fields does not matter.
+            let mut names = rule.fields.clone();
+            names.sort_unstable();
+            names.dedup();
+            dedupe.push((names, rule.window.0));
+        }
+        // `campaign.fields` is sorted by name, and so is `fields`.
+        if faults.0.is_empty() { Ok(Self { fields, unknown: campaign.unknown_fields, dedupe }) } else { Err(faults.0) }
+    }
+}
+
+#[derive(Default)]
+struct Faults(Vec<RuleFault>);
+
+impl Faults {
+    fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(RuleFault { key: key.into(), message: message.into() });
+    }
+}
+
+fn check_name(campaign: &Campaign, name: &str, faults: &mut Faults) {
+    let key = format!("fields.{name}");
+    let fits = name.chars().nth(MAX_NAME).is_none()
+        && name.split('.').all(|part| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+        });
+    if !fits {
+        faults.add(&key, "a field's name is letters, digits, `_` and `-`, with dots between its parts");
+    }
+    if name == "test" || Meta::default().posted(name).is_some() {
+        faults.add(&key, "this name is reserved for metadata; choose another");
+    }
+    let mut parent = name;
+    while let Some((shorter, _)) = parent.rsplit_once('.') {
+        parent = shorter;
+        if campaign.fields.contains_key(parent) {
+            faults.add(&key, format!("`{parent}` is a value itself and cannot hold other fields; rename one of them"));
+        }
+    }
+}
+
+impl FieldRule {
+    /// `None` when a fault was added that leaves nothing to go on with.
+    fn compile(name: &str, field: &Field, faults: &mut Faults) -> Option<Self> {
+        let before = faults.0.len();
+        let key = |part: &str| format!("fields.{name}.{part}");
+        check_applicable(field, key, faults);
+        let kind = compile_kind(field, key, faults);
+        let length = compile_length(field, key, faults);
+        let pattern = field.pattern.as_deref().and_then(|pattern| {
+            // Alone first, so that the message shows the pattern as configured.
+            let whole = Regex::new(pattern).and_then(|_| Regex::new(&format!(r"\A(?:{pattern})\z")));
+            whole.map_err(|error| faults.add(key("pattern"), error.to_string())).ok()
+        });
+        if faults.0.len() > before {
+            return None;
+        }
+        let mut rule = Self { name: name.to_owned(), kind, required: field.required, default: None, length, pattern };
+        if let Some(Scalar(default)) = &field.default {
+            let value = super::PostedValue::Text(default.clone()).into_text();
+            match value.and_then(|text| text.map(|text| rule.read(text)).transpose()) {
+                Ok(Some(value)) => rule.default = Some(value),
+                Ok(None) => faults.add(key("default"), "is empty; leave it out"),
+                Err((_, message)) => faults.add(key("default"), message),
+            }
+        }
+        Some(rule)
+    }
+}
+
+/// Keys that say nothing about this type are mistakes.
+fn check_applicable(field: &Field, key: impl Fn(&str) -> String, faults: &mut Faults) {
+    let kind = field.kind;
+    let bounded = matches!(
+        kind,
+        FieldType::Text | FieldType::Email | FieldType::Url | FieldType::Integer | FieldType::Decimal | FieldType::Date
+    );
+    for (part, given, applies) in [
+        ("min", field.min.is_some(), bounded),
+        ("max", field.max.is_some(), bounded),
+        ("values", !field.values.is_empty(), kind == FieldType::OneOf),
+        ("region", field.region.is_some(), kind == FieldType::Phone),
+        ("country", field.country.is_some(), kind == FieldType::Postcode),
+    ] {
+        if given && !applies {
+            faults.add(key(part), "does not apply to a field of this type; remove it");
+        }
+    }
+    if kind == FieldType::OneOf {
+        if field.values.is_empty() {
+            faults.add(key("values"), "list at least one allowed value");
+        }
+        if field.values.iter().any(|value| value.is_empty() || value.trim() != value) {
+            faults.add(key("values"), "a value is empty or has white space around it, so no lead could match it");
+        }
+    }
+}
+
+fn compile_kind(field: &Field, key: impl Fn(&str) -> String, faults: &mut Faults) -> Kind {
+    const NO_COUNTRY: &str = "is not a country; use its two capital letters (ISO 3166), such as \"GB\"";
+    match field.kind {
+        FieldType::Text => Kind::Text,
+        FieldType::Email => Kind::Email,
+        FieldType::Phone => {
+            let region = field.region.as_deref().and_then(Region::new);
+            if field.region.is_some() && region.is_none() {
+                faults.add(key("region"), NO_COUNTRY);
+            }
+            Kind::Phone(region)
+        }
+        FieldType::Integer => Kind::Integer(bounds(field, kind::integer, "a whole number", key, faults)),
+        FieldType::Decimal => {
+            let read = |text: &str| kind::decimal(text).map(|(_, value)| value);
+            Kind::Decimal(bounds(field, read, "a decimal number", key, faults))
+        }
+        FieldType::Date => Kind::Date(bounds(field, kind::date, "a date written YYYY-MM-DD", key, faults)),
+        FieldType::Boolean => Kind::Boolean,
+        FieldType::OneOf => Kind::OneOf(field.values.clone()),
+        FieldType::Postcode => {
+            if field.country.as_deref().is_some_and(|code| !is_country(code)) {
+                faults.add(key("country"), NO_COUNTRY);
+            }
+            Kind::Postcode(field.country.clone())
+        }
+        FieldType::Url => Kind::Url,
+        FieldType::Ip => Kind::Ip,
+    }
+}
+
+/// How many characters the field's text may have. Everything for types whose `min` and `max` are values.
+fn compile_length(field: &Field, key: impl Fn(&str) -> String, faults: &mut Faults) -> RangeInclusive<usize> {
+    let usual = match field.kind {
+        FieldType::Text => MAX_TEXT,
+        // RFC 5321, section 4.5.3.1.3, less the angle brackets.
+        FieldType::Email => 254,
+        // Landing pages carry their whole campaign tracking.
+        FieldType::Url => 2_000,
+        _ => return 0..=usize::MAX,
+    };
+    let bounds = bounds(field, |text| usize::from_str(text).ok(), "a number of characters", &key, faults);
+    let max = bounds.max.unwrap_or(usual);
+    if max == 0 {
+        faults.add(key("max"), "must be at least 1");
+    }
+    let min = bounds.min.unwrap_or(0);
+    if bounds.max.is_none() && min > max {
+        faults.add(key("min"), format!("is more than the {max} characters allowed without `max`; set `max` too"));
+    }
+    min..=max
+}
+
+fn bounds<T: PartialOrd + Display>(
+    field: &Field,
+    read: impl Fn(&str) -> Option<T>,
+    what: &str,
+    key: impl Fn(&str) -> String,
+    faults: &mut Faults,
+) -> Bounds<T> {
+    let mut bound = |part: &str, scalar: &Option<Scalar>| {
+        let Scalar(text) = scalar.as_ref()?;
+        let value = read(text.trim());
+        if value.is_none() {
+            faults.add(key(part), format!("must be {what}"));
+        }
+        value
+    };
+    let bounds = Bounds { min: bound("min", &field.min), max: bound("max", &field.max) };
+    if let (Some(min), Some(max)) = (&bounds.min, &bounds.max)
+        && min > max
+    {
+        faults.add(key("min"), format!("{min} is more than the greatest value, {max}"));
+    }
+    bounds
+}

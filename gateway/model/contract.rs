@@ -1,0 +1,569 @@
+//! A contract: a buyer's order on one campaign, and the endpoint that takes its leads.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::campaign::Scalar;
+use super::id::{CampaignId, ContractId, PartnerId};
+use super::limit::Limits;
+use super::schedule::WeekTable;
+use super::secret::SecretText;
+use super::units::{Rate, Span};
+
+/// One contract, as configured, stored and shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contract {
+    /// Its id.
+    pub id: ContractId,
+    /// A name for people; the id where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The buyer.
+    pub partner: PartnerId,
+    /// The campaign it buys from.
+    pub campaign: CampaignId,
+    /// What a lead is sold for (lead value), in the campaign's currency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<String>,
+    /// 1 first.
+    #[serde(default = "one")]
+    pub priority: u32,
+    /// Its share among equals.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Beside the partner's, never above them.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+    /// Own hours beside the partner's: both must be open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<WeekTable>,
+    /// Which leads it wants; none = all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filters: Option<Filter>,
+    /// What to do with a lead outside the hours.
+    #[serde(default)]
+    pub when_closed: WhenShut,
+    /// What to do with a lead at a limit.
+    #[serde(default)]
+    pub when_full: WhenShut,
+    /// What to do with a lead while paused, or while the breaker is open.
+    #[serde(default)]
+    pub when_paused: WhenShut,
+    /// How long a lead may wait, per hold.
+    #[serde(default = "Contract::default_hold_for")]
+    pub hold_for: Span,
+    /// What to do when the outcome of an attempt is not known.
+    #[serde(default)]
+    pub on_unknown: OnUnknown,
+    /// Tables for the `map` helper: name → key → value; the key `*` catches the rest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub maps: BTreeMap<String, BTreeMap<String, String>>,
+    /// How a lead is delivered.
+    pub endpoint: Endpoint,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Contract {
+    /// The name for people.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        self.name.as_deref().unwrap_or(self.id.as_str())
+    }
+
+    fn default_hold_for() -> Span {
+        Span::seconds(24 * 3600)
+    }
+}
+
+/// What to do with a lead while a contract is shut.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenShut {
+    /// Offer it to the others; wait here only if none takes it and this one opens first.
+    #[default]
+    Next,
+    /// Wait here.
+    Hold,
+    /// Offer it to the others only.
+    Skip,
+}
+
+/// What to do when nobody can say whether the partner has the lead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnknown {
+    /// A person decides.
+    #[default]
+    Review,
+    /// Send again to the same partner, which may then have it twice.
+    Retry,
+    /// Offer it to the next candidate, accepting a double sale.
+    Next,
+}
+
+/// A condition on a lead: exactly one of `all`, `any`, `not`, or `field`/`source` with one test or more.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Filter {
+    /// All of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all: Option<Vec<Filter>>,
+    /// At least one of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub any: Option<Vec<Filter>>,
+    /// Not this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not: Option<Box<Filter>>,
+    /// Tests this field of the lead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// Tests the id of the lead's source: this one, or with `true` and a test, any that passes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceTest>,
+    /// The value is this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equals: Option<Scalar>,
+    /// The value is one of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_of: Option<Vec<Scalar>>,
+    /// The value starts with one of these (a text or a list).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<OneOrMore<Scalar>>,
+    /// The value matches this regular expression, anywhere in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matches: Option<String>,
+    /// The value, as a number or date, is at least this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<Scalar>,
+    /// The value, as a number or date, is at most this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<Scalar>,
+    /// A value was given, or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exists: Option<bool>,
+}
+
+/// `source = "acme"`, `source = ["acme", "best"]`, or `source = true` beside a test such as `prefix`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a source id, a list of them, or true beside a test")]
+pub enum SourceTest {
+    /// Any source that the test beside it lets pass.
+    ByTest(bool),
+    /// This source.
+    Is(String),
+    /// One of these sources.
+    OneOf(Vec<String>),
+}
+
+/// A value, or a list of values of which any will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OneOrMore<T>(pub Vec<T>);
+
+impl<T: Serialize> Serialize for OneOrMore<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            several => several.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
+    // Not an untagged enum, for that would swallow the inner error ("unknown field …").
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::{self, value};
+        struct Any<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> de::Visitor<'de> for Any<T> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("one value or a list of them")
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+                let mut all = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    all.push(one);
+                }
+                Ok(all)
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Vec<T>, A::Error> {
+                T::deserialize(value::MapAccessDeserializer::new(map)).map(|one| vec![one])
+            }
+
+            fn visit_str<E: de::Error>(self, v: &str) -> Result<Vec<T>, E> {
+                T::deserialize(value::StrDeserializer::new(v)).map(|one| vec![one])
+            }
+
+            fn visit_i64<E: de::Error>(self, v: i64) -> Result<Vec<T>, E> {
+                T::deserialize(value::I64Deserializer::new(v)).map(|one| vec![one])
+            }
+
+            fn visit_u64<E: de::Error>(self, v: u64) -> Result<Vec<T>, E> {
+                T::deserialize(value::U64Deserializer::new(v)).map(|one| vec![one])
+            }
+
+            fn visit_bool<E: de::Error>(self, v: bool) -> Result<Vec<T>, E> {
+                T::deserialize(value::BoolDeserializer::new(v)).map(|one| vec![one])
+            }
+        }
+        deserializer.deserialize_any(Any(std::marker::PhantomData)).map(Self)
+    }
+}
+
+/// How a contract's leads are delivered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// The partner's format.
+    pub method: Method,
+    /// Where to; a template too.
+    pub url: SecretText,
+    /// SOAP action; SOAP methods only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// The body's template, below `[network] templates`; `xml`, `json` and SOAP methods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// A second template for the SOAP header block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_template: Option<String>,
+    /// The fields of a `post` body or a `get` query, each value a template. They are sent in the order of their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub form: BTreeMap<String, SecretText>,
+    /// Headers for any method, each value a template.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, SecretText>,
+    /// Credentials beside the headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+    /// For the connection, TLS included.
+    #[serde(default = "Endpoint::default_connect_timeout")]
+    pub connect_timeout: Span,
+    /// For the whole exchange, response body included.
+    #[serde(default = "Endpoint::default_timeout")]
+    pub timeout: Span,
+    /// Attempts at the same time.
+    #[serde(default = "Endpoint::default_concurrency")]
+    pub concurrency: u32,
+    /// How fast to send.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// When and how long to try again.
+    #[serde(default)]
+    pub retry: Retry,
+    /// What a 5xx that no rule explains means.
+    #[serde(default)]
+    pub on_5xx: On5xx,
+    /// What a 2xx that no rule explains means, when there are rules.
+    #[serde(default)]
+    pub unmatched: Unmatched,
+    /// The header that carries the delivery id, or `false`.
+    #[serde(default)]
+    pub idempotency_header: IdempotencyHeader,
+    /// What the partner's replies mean.
+    #[serde(default, skip_serializing_if = "ResponseRules::is_empty")]
+    pub response: ResponseRules,
+}
+
+impl Endpoint {
+    fn default_connect_timeout() -> Span {
+        Span::seconds(5)
+    }
+
+    fn default_timeout() -> Span {
+        Span::seconds(15)
+    }
+
+    fn default_concurrency() -> u32 {
+        16
+    }
+}
+
+/// A partner's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// An XML document by POST.
+    Xml,
+    /// A JSON document by POST.
+    Json,
+    /// SOAP 1.1.
+    Soap11,
+    /// SOAP 1.2.
+    Soap12,
+    /// A form by POST.
+    Post,
+    /// A form in the query of a GET.
+    Get,
+}
+
+impl Method {
+    /// The word of the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Xml => "xml",
+            Self::Json => "json",
+            Self::Soap11 => "soap11",
+            Self::Soap12 => "soap12",
+            Self::Post => "post",
+            Self::Get => "get",
+        }
+    }
+
+    /// Whether fields come from a `form` table and not from a template file.
+    #[must_use]
+    pub fn is_form(self) -> bool {
+        matches!(self, Self::Post | Self::Get)
+    }
+
+    /// Whether the gateway wraps the content in a SOAP envelope.
+    #[must_use]
+    pub fn is_soap(self) -> bool {
+        matches!(self, Self::Soap11 | Self::Soap12)
+    }
+}
+
+/// Credentials: exactly one of these. Values may be `env:` or `file:` references and are masked in captures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Auth {
+    /// `Authorization: Basic …` (RFC 7617).
+    Basic {
+        /// The user name.
+        username: SecretText,
+        /// The password.
+        password: SecretText,
+    },
+    /// `Authorization: Bearer …` (RFC 6750).
+    Bearer {
+        /// The token.
+        token: SecretText,
+    },
+    /// A header of the partner's own.
+    Header {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: SecretText,
+    },
+    /// A parameter in the URL's query.
+    Query {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: SecretText,
+    },
+}
+
+/// When and how long a retryable delivery is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Attempts in all, the first included.
+    pub max_attempts: u32,
+    /// The first pause; later ones double, with jitter.
+    pub first: Span,
+    /// The longest pause.
+    pub max: Span,
+    /// No further attempt once this much time has passed since the first, time held not counted.
+    pub give_up_after: Span,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_attempts: 5,
+            first: Span::seconds(10),
+            max: Span::seconds(15 * 60),
+            give_up_after: Span::seconds(3600),
+        }
+    }
+}
+
+/// What a 5xx that no rule explains means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum On5xx {
+    /// The partner may have the lead.
+    #[default]
+    Unknown,
+    /// It surely has not: try again.
+    Retry,
+}
+
+/// What a 2xx that no rule explains means, when there are rules.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unmatched {
+    /// A person must look.
+    #[default]
+    Unknown,
+    /// Everything but the named successes is a refusal.
+    Rejected,
+}
+
+/// The header that carries the delivery id: a name, or `false`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyHeader(pub Option<String>);
+
+impl Default for IdempotencyHeader {
+    fn default() -> Self {
+        Self(Some("Idempotency-Key".to_owned()))
+    }
+}
+
+impl Serialize for IdempotencyHeader {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for IdempotencyHeader {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a header name, or false")]
+        enum NameOrFalse {
+            Name(String),
+            Switch(bool),
+        }
+        match NameOrFalse::deserialize(deserializer)? {
+            NameOrFalse::Name(name) => Ok(Self(Some(name))),
+            NameOrFalse::Switch(false) => Ok(Self(None)),
+            NameOrFalse::Switch(true) => Ok(Self::default()),
+        }
+    }
+}
+
+/// What a partner's replies mean: verdict rules, tried in the order `duplicate`, `accepted`, `rejected`, `retryable`,
+/// and extractors.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResponseRules {
+    /// The partner has this person already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate: Option<OneOrMore<Rule>>,
+    /// It took the lead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<OneOrMore<Rule>>,
+    /// It refused the lead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<OneOrMore<Rule>>,
+    /// It wants it later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retryable: Option<OneOrMore<Rule>>,
+    /// Where the reply says why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Rule>,
+    /// Where it gives the partner's own id of the lead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Rule>,
+    /// Where it gives the page that the person should see next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect_url: Option<Rule>,
+    /// Where it gives the price it pays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price: Option<Rule>,
+}
+
+impl ResponseRules {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A selector and a test, or `all` of several. An extractor is a rule whose test, if any, must pass.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rule {
+    /// All of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all: Option<Vec<Rule>>,
+    /// Selects the status code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<bool>,
+    /// Selects a header by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// Selects by RFC 9535 JSONPath.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub json: Option<String>,
+    /// Selects by XPath; unprefixed names match any namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xpath: Option<String>,
+    /// Selects a field of a form-encoded body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub form: Option<String>,
+    /// Selects the first group, or the whole match, in the body's text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+    /// Selects this text if the body contains it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contains: Option<String>,
+    /// Parses a nested document first and selects in that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inside: Option<Inside>,
+    /// The selected text is this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equals: Option<Scalar>,
+    /// It is one of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_of: Option<Vec<Scalar>>,
+    /// It matches this regular expression, anywhere in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matches: Option<String>,
+    /// Something was selected, or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exists: Option<bool>,
+    /// As a decimal, it is at least this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min: Option<Scalar>,
+    /// As a decimal, it is at most this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<Scalar>,
+}
+
+/// Where a nested document stands, and what it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inside {
+    /// Selects by JSONPath.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub json: Option<String>,
+    /// Selects by XPath.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xpath: Option<String>,
+    /// Selects a field of a form-encoded body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<String>,
+    /// Selects by regular expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+    /// What the nested text is.
+    #[serde(rename = "as")]
+    pub kind: DocumentKind,
+}
+
+/// What a nested document is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DocumentKind {
+    /// XML.
+    Xml,
+    /// JSON.
+    Json,
+    /// Form-encoded.
+    Form,
+    /// Plain text.
+    Text,
+}

@@ -1,0 +1,112 @@
+//! An exchange: what is sent to a partner and what comes back, before and after anybody judged it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// A rendered request, ready to be sent, with the masked twin that may be stored.
+#[derive(Clone)]
+pub struct Outgoing {
+    /// `POST` or `GET`.
+    pub http_method: &'static str,
+    /// Where to.
+    pub url: String,
+    /// In the order they are sent.
+    pub headers: Vec<(String, String)>,
+    /// Empty for `GET`.
+    pub body: Bytes,
+    /// The same with secrets and sensitive fields masked; `None` where nothing needed it.
+    pub masked: Option<Masked>,
+    /// Resolved secrets that may be echoed in a reply, to be masked there too.
+    pub secrets: Vec<String>,
+}
+
+/// What of a request may be stored and shown.
+#[derive(Clone)]
+pub struct Masked {
+    /// Where to.
+    pub url: String,
+    /// In the order they are sent.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Outgoing({}, {} bytes)", self.http_method, self.body.len())
+    }
+}
+
+/// What came of sending a request.
+#[derive(Debug)]
+pub struct Sent {
+    /// A whole reply, or how it failed.
+    pub result: Result<Reply, SendFault>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// A whole reply.
+#[derive(Clone)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// In the order they came; bytes that are not UTF-8 replaced.
+    pub headers: Vec<(String, String)>,
+    /// The body with its content coding undone; charset as it came.
+    pub body: Bytes,
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reply({}, {} bytes)", self.status, self.body.len())
+    }
+}
+
+impl Reply {
+    /// The first header of this name, whatever its case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Why there is no whole reply.
+#[derive(Debug, Clone)]
+pub struct SendFault {
+    /// What kind of trouble.
+    pub kind: SendFaultKind,
+    /// In words, without anything that was sent.
+    pub message: String,
+    /// What had arrived of the reply, to be captured.
+    pub partial: Option<Reply>,
+}
+
+/// Kinds of sending trouble; all but `NotSent` leave the outcome unknown (promise 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendFaultKind {
+    /// No byte of the request was handed to a socket: DNS, vetting, connect, TLS.
+    NotSent,
+    /// No whole reply in time.
+    Timeout,
+    /// The connection broke before a reply began.
+    Reset,
+    /// The reply broke off, could not be read, or was larger than we read.
+    Incomplete,
+}
+
+/// Where the time of an exchange went, each in whole milliseconds from its start; `None` where it did not happen or
+/// was not seen (a pooled connection has no `dns`, `connect`, `tls`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Looking up the name.
+    pub dns: Option<u32>,
+    /// Connecting.
+    pub connect: Option<u32>,
+    /// The TLS handshake.
+    pub tls: Option<u32>,
+    /// Until the reply's head.
+    pub first_byte: Option<u32>,
+    /// Until the end.
+    pub total: u32,
+}

@@ -1,0 +1,173 @@
+//! A lead: one person's request, as typed fields plus what is known about its arrival.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::id::{CampaignId, ContractId, LeadId, PartnerId, SourceId};
+
+/// A field's value after normalising. Decimals, dates, phones and the like are their canonical text.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FieldValue {
+    /// `boolean` fields.
+    Boolean(bool),
+    /// `integer` fields.
+    Integer(i64),
+    /// Everything else.
+    Text(String),
+}
+
+impl fmt::Display for FieldValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(value) => value.fmt(f),
+            Self::Integer(value) => value.fmt(f),
+            Self::Text(value) => f.write_str(value),
+        }
+    }
+}
+
+impl fmt::Debug for FieldValue {
+    // Personal data: Debug output ends up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(super::secret::MASK)
+    }
+}
+
+/// A lead's fields by name; nested ones are dotted (`address.city`).
+pub type Fields = BTreeMap<String, FieldValue>;
+
+/// What came with a lead beside its fields.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Meta {
+    /// The source's own id of the lead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
+    /// The click that led to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub click_id: Option<String>,
+    /// The publisher's sub ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub1: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[expect(missing_docs, reason = "see sub1")]
+    pub sub2: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[expect(missing_docs, reason = "see sub1")]
+    pub sub3: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[expect(missing_docs, reason = "see sub1")]
+    pub sub4: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[expect(missing_docs, reason = "see sub1")]
+    pub sub5: Option<String>,
+    /// The address that posted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// The client that posted it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+}
+
+impl fmt::Debug for Meta {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meta(***)")
+    }
+}
+
+impl Meta {
+    /// The value of a metadata name that a source may post, to be set.
+    pub fn posted(&mut self, name: &str) -> Option<&mut Option<String>> {
+        Some(match name {
+            "external_id" => &mut self.external_id,
+            "click_id" => &mut self.click_id,
+            "sub1" => &mut self.sub1,
+            "sub2" => &mut self.sub2,
+            "sub3" => &mut self.sub3,
+            "sub4" => &mut self.sub4,
+            "sub5" => &mut self.sub5,
+            _ => return None,
+        })
+    }
+
+    /// Every name with its value, in a fixed order, empty where not given.
+    #[must_use]
+    pub fn entries(&self) -> [(&'static str, Option<&str>); 9] {
+        [
+            ("external_id", self.external_id.as_deref()),
+            ("click_id", self.click_id.as_deref()),
+            ("sub1", self.sub1.as_deref()),
+            ("sub2", self.sub2.as_deref()),
+            ("sub3", self.sub3.as_deref()),
+            ("sub4", self.sub4.as_deref()),
+            ("sub5", self.sub5.as_deref()),
+            ("ip", self.ip.as_deref()),
+            ("user_agent", self.user_agent.as_deref()),
+        ]
+    }
+}
+
+/// One received lead, as the stages after intake see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lead {
+    /// Its id.
+    pub id: LeadId,
+    /// Where it was posted.
+    pub campaign: CampaignId,
+    /// Who posted it.
+    pub source: SourceId,
+    /// When its last byte had been read.
+    pub received_at: Timestamp,
+    /// Validated, routed and rendered, but never sent.
+    pub test: bool,
+    /// Its normalised fields.
+    pub fields: Fields,
+    /// What came with it.
+    pub meta: Meta,
+}
+
+words! {
+    /// Where a lead stands, as its source sees it.
+    LeadStatus {
+        /// Not yet known.
+        Pending = "pending",
+        /// A partner accepted it.
+        Sold = "sold",
+        /// Nobody took it.
+        Unsold = "unsold",
+        /// Refused by the gateway, such as a duplicate.
+        Rejected = "rejected",
+    }
+}
+
+words! {
+    /// Why a lead is unsold or rejected, in the few words that a source may know.
+    LeadReason {
+        /// The campaign had this person already.
+        Duplicate = "duplicate",
+        /// No contract matched, was open, or accepted it.
+        NoBuyer = "no_buyer",
+        /// Refused for its content.
+        Invalid = "invalid",
+        /// On a suppression list.
+        Suppressed = "suppressed",
+        /// Waited too long.
+        Expired = "expired",
+    }
+}
+
+/// A contract that routing looked at for a lead, in order; kept with the lead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The contract.
+    pub contract: ContractId,
+    /// Its partner.
+    pub partner: PartnerId,
+    /// Why its filters refused the lead, in words; `None` when they match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filtered: Option<String>,
+}

@@ -1,0 +1,807 @@
+//! READ THIS FIRST: one lead's life, stage by stage.
+//!
+//! ```text
+//! accept    routing says who may have it → ACCEPT COMMIT → the contracts' queues (worker/)
+//! attempt   render → ATTEMPT COMMIT, which takes the places → dispatch → verdict
+//! conclude  what it means for the delivery and the lead → COMPLETION COMMIT → who comes next
+//! ```
+//!
+//! A partner's failure is a value (a verdict); `Err` means the gateway's own trouble. The worker calls [`Pipeline::attempt`]
+//! only with everything in hand that could make it wait (permit, pace, breaker, the gate's ticket), so that nothing
+//! queues between the attempt's commit and its first byte. Invariants are listed in `docs/ARCHITECTURE.md`.
+
+pub mod decide;
+mod lane;
+mod outcomes;
+mod plan;
+mod staff;
+
+pub use lane::{Lane, Lanes, Permit};
+pub use outcomes::{Outcome, Outcomes, Waiting};
+pub use staff::{ActFault, RedeliverLimits};
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::capture::{self, Captured, Redactor};
+use crate::clock::{self, Clock};
+use crate::directory::{CampaignEntry, ContractEntry, Directory, Network, SourceEntry};
+use crate::dispatch::{Dispatcher, retry};
+use crate::gate::{AsOf, Gate, Ticket};
+use crate::model::contract::OnUnknown;
+use crate::model::delivery::{Class, Delivery, DeliveryState, Judgement, Verdict};
+use crate::model::exchange::{Outgoing, Reply, Sent};
+use crate::model::id::{ContractId, DeliveryId, PartnerId};
+use crate::model::lead::{Lead, LeadReason, LeadStatus};
+use crate::model::limit::{Place, PlaceKey};
+use crate::render::{Party, RenderInput};
+use crate::store::{
+    Accept, Accepted, AttemptEnd, Audit, Change, DedupeKey, DeliveryRecord, ExchangeRecord, Granted, Head,
+    IdempotencyKey, LeadStep, Message, Queued, StartAttempt, Step, Stepped, Store, StoreError,
+};
+use crate::telemetry;
+use plan::{Plan, Turns};
+
+/// How long a stored attempt may take beyond its endpoint's `timeout` before it counts as lost.
+const DEADLINE_SLACK: Duration = Duration::from_secs(5);
+/// Pauses between tries to record an outcome while the store fails.
+const RECORD_AGAIN: Duration = Duration::from_millis(500);
+
+/// Everything a lead's life needs. One per process.
+pub struct Pipeline {
+    /// Time and ids.
+    pub clock: Clock,
+    /// What is durable.
+    pub store: Store,
+    /// The network in memory.
+    pub directory: Directory,
+    /// May this contract have one now?
+    pub gate: Gate,
+    /// Sends requests.
+    pub dispatcher: Dispatcher,
+    /// Concurrency, pace and breaker of each contract's endpoint.
+    pub lanes: Lanes,
+    /// Sources that wait.
+    pub outcomes: Outcomes,
+    /// How much of each body is kept.
+    pub capture_limit: usize,
+    turns: tokio::sync::Mutex<Turns>,
+    pausing: tokio::sync::Mutex<()>,
+    queues: OnceLock<Arc<dyn Queues>>,
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pipeline")
+    }
+}
+
+/// Where deliveries wait for their turn; the worker's side of the pipeline.
+pub trait Queues: Send + Sync {
+    /// A delivery that is stored as waiting; `lead` spares reading it again.
+    fn push(&self, contract: &ContractId, queued: Queued, lead: Option<Arc<Lead>>);
+    /// A place of this partner is free again.
+    fn freed(&self, partner: &PartnerId);
+    /// A pause, a schedule or a limit has changed.
+    fn changed(&self);
+}
+
+/// A posted lead that passed every check but those that only a commit can make.
+#[derive(Debug)]
+pub struct Posted {
+    /// The lead.
+    pub lead: Arc<Lead>,
+    /// Its dedupe values.
+    pub dedupe: Vec<DedupeKey>,
+    /// What staff will look it up by.
+    pub lookups: Vec<(&'static str, String)>,
+    /// The source's `Idempotency-Key`.
+    pub idempotency: Option<IdempotencyKey>,
+    /// The body's type, as posted.
+    pub content_type: String,
+    /// The body, as posted.
+    pub body: bytes::Bytes,
+    /// The request that brought it.
+    pub request: crate::model::id::RequestId,
+}
+
+/// What became of a posted lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Stored, a duplicate, at a limit, or its key taken.
+    pub accepted: Accepted,
+    /// Where the lead stands.
+    pub status: LeadStatus,
+    /// Why.
+    pub reason: Option<LeadReason>,
+}
+
+/// Everything that an attempt needs and that could make it wait.
+#[derive(Debug)]
+pub struct Go<'a> {
+    /// The delivery whose turn it is.
+    pub queued: &'a Queued,
+    /// Its lead, if it is fresh.
+    pub fresh: Option<Arc<Lead>>,
+    /// Its contract.
+    pub entry: &'a Arc<ContractEntry>,
+    /// The gate's answer.
+    pub ticket: &'a Ticket,
+    /// The lane's.
+    pub permit: Permit,
+    /// How long it has been held since it was last in motion.
+    pub held: Duration,
+}
+
+/// How an attempt went, for the queue that made it.
+#[derive(Debug)]
+pub enum Attempted {
+    /// It is recorded; the endpoint's trouble, if any, went to its breaker.
+    Done,
+    /// The store refused, or the gate's ticket is out of date: the delivery waits on and asks the gate again.
+    BackToGate,
+    /// The delivery was no longer there to be sent.
+    Gone,
+}
+
+impl Pipeline {
+    /// A pipeline that has yet to be given its queues.
+    #[must_use]
+    pub fn new(
+        clock: Clock,
+        store: Store,
+        directory: Directory,
+        gate: Gate,
+        dispatcher: Dispatcher,
+        turns: HashMap<ContractId, u64>,
+        capture_limit: usize,
+    ) -> Self {
+        Self {
+            clock,
+            store,
+            directory,
+            gate,
+            dispatcher,
+            lanes: Lanes::default(),
+            outcomes: Outcomes::default(),
+            capture_limit,
+            turns: tokio::sync::Mutex::new(Turns::new(turns)),
+            pausing: tokio::sync::Mutex::default(),
+            queues: OnceLock::new(),
+        }
+    }
+
+    /// Connects the worker's queues; only the first call counts.
+    pub fn connect(&self, queues: Arc<dyn Queues>) {
+        let _ = self.queues.set(queues);
+    }
+
+    fn queues(&self) -> Option<&dyn Queues> {
+        self.queues.get().map(AsRef::as_ref)
+    }
+
+    /// Routes a lead and makes it durable with its first deliveries.
+    ///
+    /// # Errors
+    /// When it could not be made durable: the source must be told to try again.
+    pub async fn accept(
+        &self,
+        posted: Posted,
+        campaign: &CampaignEntry,
+        source: &SourceEntry,
+    ) -> Result<Receipt, StoreError> {
+        let network = self.directory.network();
+        let lead = &*posted.lead;
+        let now = lead.received_at;
+        let plan::Routed { candidates, mut plan, turn } = self.route(&network, campaign, lead).await;
+        if lead.test {
+            plan = self.predict(&network, campaign, lead, &candidates, plan).await;
+        }
+        let accept = Accept {
+            lead: Arc::clone(&posted.lead),
+            status: plan.status,
+            reason: plan.reason,
+            payout: source.payout,
+            candidates,
+            deliveries: plan.deliveries.clone(),
+            places: campaign.places(source, now),
+            dedupe: posted.dedupe,
+            idempotency: posted.idempotency,
+            lookups: posted.lookups,
+            turn: turn.as_ref().map(|turn| (turn.contract.clone(), turn.number)),
+            content_type: posted.content_type,
+            body: posted.body,
+            request: posted.request,
+        };
+        let began = clock::instant();
+        let outcome = self.store.accept(accept).await;
+        telemetry::stage("accept_commit", began.elapsed());
+        if !matches!(outcome, Ok(Accepted::Stored)) {
+            self.take_back_turn(turn).await;
+        }
+        let accepted = outcome?;
+        if accepted == Accepted::Stored {
+            self.announce(&posted.lead, &plan);
+            return Ok(Receipt { accepted, status: plan.status, reason: plan.reason });
+        }
+        Ok(Receipt { accepted, status: LeadStatus::Rejected, reason: Some(LeadReason::Duplicate) })
+    }
+
+    /// One attempt of a delivery whose turn it is, from rendering to the recorded outcome.
+    ///
+    /// # Errors
+    /// When the store failed before anything was sent. (After sending, recording is tried until it succeeds.)
+    pub async fn attempt(&self, go: Go<'_>) -> Result<Attempted, StoreError> {
+        let Go { queued, fresh, entry, ticket, mut permit, held } = go;
+        let loaded = match self.load(queued, fresh, entry).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.not_started(entry, ticket, permit, &[]).await;
+                return Err(error);
+            }
+        };
+        let Some((record, lead)) = loaded else {
+            self.not_started(entry, ticket, permit, &[]).await;
+            return Ok(Attempted::Gone);
+        };
+        let number = record.delivery.attempt_count + 1;
+        let network = self.directory.network();
+        let began = clock::instant();
+        let outgoing = match request_for(&network, entry, &lead, record.delivery.id, number, self.clock.now()) {
+            Ok(outgoing) => outgoing,
+            Err(why) => {
+                self.not_started(entry, ticket, permit, &[]).await;
+                let change = decide::after_render_failure(why, record.delivery.had_unknown);
+                self.conclude(&record.delivery, DeliveryState::Queued, Conclusion::of(change)).await?;
+                return Ok(Attempted::Done);
+            }
+        };
+
+        telemetry::stage("render", began.elapsed());
+
+        let began = clock::instant();
+        let started_at = self.clock.now();
+        if started_at >= ticket.valid_until {
+            // A period or the hours ended while it was being rendered.
+            self.not_started(entry, ticket, permit, &[]).await;
+            return Ok(Attempted::BackToGate);
+        }
+        // What does not count toward `give_up_after` is the time held since the first attempt.
+        let held_ms = if number == 1 { 0 } else { record.held_ms + u64::try_from(held.as_millis()).unwrap_or(0) };
+        match self.start(&record.delivery, number, started_at, entry, ticket, held_ms).await {
+            Ok(Granted::Go(earlier)) => {
+                if let Err(unavailable) = self.gate.made(ticket).await {
+                    tracing::warn!(gate.error = %unavailable, "the gate could not be told of an attempt yet");
+                }
+                self.give_back(&record.delivery.partner, earlier).await;
+            }
+            Ok(Granted::Full(counts)) => {
+                self.not_started(entry, ticket, permit, &counts).await;
+                return Ok(Attempted::BackToGate);
+            }
+            Ok(Granted::Paused) => {
+                self.not_started(entry, ticket, permit, &[]).await;
+                return Ok(Attempted::BackToGate);
+            }
+            Ok(Granted::Stale) => {
+                self.not_started(entry, ticket, permit, &[]).await;
+                return Ok(Attempted::Gone);
+            }
+            Err(error) => {
+                self.not_started(entry, ticket, permit, &[]).await;
+                return Err(error);
+            }
+        }
+
+        telemetry::stage("attempt_commit", began.elapsed());
+
+        let began = clock::instant();
+        let sent = self.dispatcher.send(&entry.transport, &outgoing).await;
+        telemetry::stage("dispatch", began.elapsed());
+        let redactor = Redactor::new(&outgoing.secrets);
+        let (sent, judgement) = judge(entry, sent, self.clock.now()).await;
+        let judgement = masked(judgement, &redactor);
+        let ended = self.attempt_end(number, &judgement, &sent, &outgoing, &redactor);
+        telemetry::attempt_ended(&record.delivery, judgement.verdict, judgement.class);
+        permit.learn(&judgement, ended.status_code, self.clock.now());
+        let began = clock::instant();
+        self.record(record.delivery, started_at, held_ms, entry, judgement, ended).await;
+        telemetry::stage("completion_commit", began.elapsed());
+        Ok(Attempted::Done)
+    }
+
+    /// Passes over a waiting delivery whose contract is shut: it ends as `skipped`, and its lead goes on.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
+    pub async fn pass_over(&self, queued: &Queued, reason: String) -> Result<(), StoreError> {
+        let change = Change { reason: Some(reason), give_back: true, ..Change::to(DeliveryState::Skipped) };
+        self.end_waiting(queued, change).await
+    }
+
+    /// Ends a delivery that has waited longer than its contract's `hold_for`.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
+    pub async fn expire(&self, queued: &Queued) -> Result<(), StoreError> {
+        self.end_waiting(queued, decide::after_hold(queued.had_unknown)).await
+    }
+
+    /// Ends a waiting delivery whose contract is no more.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
+    pub async fn orphaned(&self, queued: &Queued) -> Result<(), StoreError> {
+        let change = decide::after_render_failure("the contract was deleted".to_owned(), queued.had_unknown);
+        self.end_waiting(queued, change).await
+    }
+
+    async fn end_waiting(&self, queued: &Queued, change: Change) -> Result<(), StoreError> {
+        let Some(record) = self.store.delivery(queued.id).await? else { return Ok(()) };
+        let delivery = &record.delivery;
+        // The queue may have seen it as it was before an attempt: then it is no longer the queue's to end.
+        let as_seen = delivery.had_unknown == queued.had_unknown && delivery.due_at == queued.due_at;
+        if delivery.state == DeliveryState::Queued && as_seen {
+            self.conclude(&record.delivery, DeliveryState::Queued, Conclusion::of(change)).await?;
+        }
+        Ok(())
+    }
+
+    /// An attempt broke off inside the gateway, by a fault of ours. If it had begun, its outcome is unknown; if not, the
+    /// delivery fails, for it would break off again.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
+    pub async fn broke_off(&self, queued: &Queued, ticket: &Ticket) -> Result<(), StoreError> {
+        let Some(record) = self.store.delivery(queued.id).await? else { return Ok(()) };
+        match record.delivery.state {
+            DeliveryState::Sending => self.lost_attempt(record).await,
+            DeliveryState::Queued if record.delivery.due_at == queued.due_at => {
+                if let Err(unavailable) = self.gate.hand_back(ticket, &[]).await {
+                    tracing::warn!(gate.error = %unavailable, "a ticket could not be handed back to the gate yet");
+                }
+                let why = "the gateway failed while preparing it; its log says how".to_owned();
+                let change = decide::after_render_failure(why, record.delivery.had_unknown);
+                self.conclude(&record.delivery, DeliveryState::Queued, Conclusion::of(change)).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An attempt was open when the gateway stopped: nobody can say what became of it.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
+    pub async fn lost_attempt(&self, record: DeliveryRecord) -> Result<(), StoreError> {
+        let delivery = &record.delivery;
+        let network = self.directory.network();
+        let entry = network.contract(&delivery.contract);
+        let judgement = Judgement {
+            verdict: Verdict::Unknown,
+            class: Class::Crash,
+            explanation: crate::model::delivery::Explanation { rule: "crash".to_owned(), ..Default::default() },
+            reason: Some("the gateway stopped while the attempt was open".to_owned()),
+            reference: None,
+            redirect_url: None,
+            price: None,
+            retry_after: None,
+        };
+        let now = self.clock.now();
+        let on_unknown = entry.map_or(OnUnknown::Review, |entry| entry.contract.on_unknown);
+        let again = entry.map_or(Err("the contract was deleted".to_owned()), |entry| {
+            self.try_again(delivery, delivery.first_attempt_at.unwrap_or(now), record.held_ms, entry, &judgement)
+        });
+        let ending = decide::after_attempt(&judgement, delivery.had_unknown, on_unknown, again);
+        let end = AttemptEnd {
+            number: delivery.attempt_count,
+            verdict: judgement.verdict,
+            class: judgement.class,
+            status_code: None,
+            latency_ms: None,
+            explanation: judgement.explanation,
+            timings: None,
+            exchange: None,
+        };
+        self.conclude(
+            delivery,
+            DeliveryState::Sending,
+            Conclusion { attempt: Some(end), ..Conclusion::of(ending.change) },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// An attempt was not made after all: what it had taken is free again. `counts` are what the store said when it
+    /// refused, if it did.
+    pub(crate) async fn not_started(
+        &self,
+        entry: &ContractEntry,
+        ticket: &Ticket,
+        permit: Permit,
+        counts: &[(PlaceKey, u64)],
+    ) {
+        permit.unused(self.clock.now());
+        if let Err(unavailable) = self.gate.hand_back(ticket, counts).await {
+            tracing::warn!(gate.error = %unavailable, "a ticket could not be handed back to the gate yet");
+        }
+        if let Some(queues) = self.queues() {
+            queues.freed(&entry.contract.partner);
+        }
+    }
+
+    /// The places that a waiting delivery still has, from an attempt whose outcome is unknown.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn places_of(&self, delivery: DeliveryId) -> Result<Vec<PlaceKey>, StoreError> {
+        Ok(self.store.delivery(delivery).await?.map(|record| record.places).unwrap_or_default())
+    }
+
+    /// Gives places back to the gate. One that cannot be told is corrected by its reconciliation.
+    pub(crate) async fn settle(&self, places: &[Place]) {
+        if let Err(unavailable) = self.gate.settle(places, true).await {
+            tracing::warn!(gate.error = %unavailable, "places could not be given back to the gate yet");
+        }
+    }
+
+    /// Tells the gate what the store really holds, asked after `as_of`.
+    pub(crate) async fn reconcile(&self, counts: &[(PlaceKey, u64)], as_of: AsOf) {
+        if let Err(unavailable) = self.gate.reconcile(counts, as_of).await {
+            tracing::warn!(gate.error = %unavailable, "the gate could not be reconciled yet");
+        }
+    }
+
+    /// The delivery and its lead, if it still waits.
+    async fn load(
+        &self,
+        queued: &Queued,
+        fresh: Option<Arc<Lead>>,
+        entry: &ContractEntry,
+    ) -> Result<Option<(DeliveryRecord, Arc<Lead>)>, StoreError> {
+        // A fresh delivery has no past that would have to be read.
+        if let Some(lead) = fresh {
+            return Ok(Some((plan::fresh_record(queued, &lead, entry), lead)));
+        }
+        let Some(record) = self.store.delivery(queued.id).await? else { return Ok(None) };
+        let due = record.delivery.due_at.is_none_or(|due| due <= self.clock.now());
+        if record.delivery.state != DeliveryState::Queued || !due {
+            return Ok(None);
+        }
+        let Some(lead) = self.store.lead(queued.lead).await? else { return Ok(None) };
+        Ok(Some((record, Arc::new(lead.lead))))
+    }
+
+    async fn start(
+        &self,
+        delivery: &Delivery,
+        number: u32,
+        at: Timestamp,
+        entry: &ContractEntry,
+        ticket: &Ticket,
+        held_ms: u64,
+    ) -> Result<Granted, StoreError> {
+        let longest = entry.contract.endpoint.timeout.0 + DEADLINE_SLACK;
+        self.store
+            .start_attempt(StartAttempt {
+                delivery: delivery.id,
+                number,
+                started_at: at,
+                deadline: at.checked_add(SignedDuration::try_from(longest).unwrap_or_default()).unwrap_or(at),
+                places: ticket.places.clone(),
+                held_ms,
+            })
+            .await
+    }
+
+    fn attempt_end(
+        &self,
+        number: u32,
+        judgement: &Judgement,
+        sent: &Sent,
+        outgoing: &Outgoing,
+        redactor: &Redactor,
+    ) -> AttemptEnd {
+        let reply = match &sent.result {
+            Ok(reply) => Some(reply),
+            Err(fault) => fault.partial.as_ref(),
+        };
+        AttemptEnd {
+            number,
+            verdict: judgement.verdict,
+            class: judgement.class,
+            status_code: reply.map(|reply| reply.status),
+            latency_ms: Some(sent.timings.total),
+            explanation: judgement.explanation.clone(),
+            timings: Some(sent.timings),
+            exchange: Some(captured(
+                outgoing,
+                &self.dispatcher.added_headers(outgoing),
+                reply,
+                redactor,
+                self.capture_limit,
+            )),
+        }
+    }
+
+    /// Records the outcome of an attempt, for as long as it takes: what the partner said must not be lost.
+    async fn record(
+        &self,
+        delivery: Delivery,
+        started_at: Timestamp,
+        held_ms: u64,
+        entry: &ContractEntry,
+        judgement: Judgement,
+        end: AttemptEnd,
+    ) {
+        let mut delivery = delivery;
+        delivery.attempt_count = end.number;
+        let first = *delivery.first_attempt_at.get_or_insert(started_at);
+        let again = self.try_again(&delivery, first, held_ms, entry, &judgement);
+        let ending = decide::after_attempt(&judgement, delivery.had_unknown, entry.contract.on_unknown, again);
+        let conclusion =
+            Conclusion { attempt: Some(end), may_fail_over: ending.may_fail_over, ..Conclusion::of(ending.change) };
+        loop {
+            match self.conclude(&delivery, DeliveryState::Sending, conclusion.clone()).await {
+                Ok(_) => return,
+                Err(StoreError::Closed) => {
+                    tracing::error!(delivery.id = %delivery.id, "stopped before an outcome was recorded; it will be unknown");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(delivery.id = %delivery.id, store.error = %error, "an outcome cannot be recorded yet");
+                    tokio::time::sleep(RECORD_AGAIN).await;
+                }
+            }
+        }
+    }
+
+    fn try_again(
+        &self,
+        delivery: &Delivery,
+        first: Timestamp,
+        held_ms: u64,
+        entry: &ContractEntry,
+        judgement: &Judgement,
+    ) -> Result<Timestamp, String> {
+        let tried = retry::Tried {
+            attempts: delivery.attempt_count,
+            first_at: first,
+            held: Duration::from_millis(held_ms),
+            retry_after: judgement.retry_after,
+        };
+        match retry::plan(&entry.contract.endpoint.retry, tried, self.clock.now(), clock::draw()) {
+            // To the microsecond, as the store keeps it: queue and store must agree on its rank.
+            retry::Again::At(due) => Ok(Timestamp::from_microsecond(due.as_microsecond()).unwrap_or(due)),
+            retry::Again::GiveUp(why) => Err(why.to_string()),
+        }
+    }
+
+    /// Makes a delivery's change durable together with what follows for its lead, and tells everybody concerned.
+    async fn conclude(
+        &self,
+        delivery: &Delivery,
+        from: DeliveryState,
+        conclusion: Conclusion,
+    ) -> Result<Option<DeliveryState>, StoreError> {
+        loop {
+            let Some(move_on) = self.follow(delivery, &conclusion).await? else { return Ok(None) };
+            let state = move_on.change.state;
+            let due_at = move_on.change.due_at;
+            let step = Step {
+                delivery: delivery.id,
+                lead: delivery.lead,
+                from,
+                attempts: delivery.attempt_count,
+                at: self.clock.now(),
+                change: move_on.change,
+                attempt: conclusion.attempt.clone(),
+                then: move_on.then,
+                audit: conclusion.audit.clone(),
+            };
+            match self.store.step(step).await? {
+                Stepped::Done(given_back) => {
+                    self.give_back(&delivery.partner, given_back).await;
+                    if state == DeliveryState::Queued {
+                        self.wait_again(delivery, due_at, conclusion.attempt.as_ref());
+                    }
+                    match &move_on.plan {
+                        Some((lead, plan)) => self.announce(lead, plan),
+                        None if state == DeliveryState::Accepted => self.outcomes.tell(delivery.lead, Outcome::Decided),
+                        // It waits for a retry.
+                        None => self.outcomes.tell(delivery.lead, Outcome::Parked),
+                    }
+                    telemetry::delivery_ended(delivery, state);
+                    return Ok(Some(state));
+                }
+                // Another delivery of this lead ended at the same moment: look again.
+                Stepped::LeadMoved => {}
+                Stepped::Stale(now, _) => {
+                    tracing::debug!(delivery.id = %delivery.id, delivery.state = %now, "moved on by somebody else");
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    async fn give_back(&self, partner: &PartnerId, keys: Vec<PlaceKey>) {
+        if keys.is_empty() {
+            return;
+        }
+        let places: Vec<Place> = keys.into_iter().map(|key| Place { key, limit: None }).collect();
+        self.settle(&places).await;
+        if let Some(queues) = self.queues() {
+            queues.freed(partner);
+        }
+    }
+
+    /// Puts a delivery that is to be tried again back into its queue.
+    fn wait_again(&self, delivery: &Delivery, due_at: Option<Timestamp>, attempt: Option<&AttemptEnd>) {
+        let now = self.clock.now();
+        let unknown = attempt.is_some_and(|end| end.verdict == Verdict::Unknown);
+        if let Some(queues) = self.queues() {
+            queues.push(
+                &delivery.contract,
+                Queued {
+                    id: delivery.id,
+                    lead: delivery.lead,
+                    received_at: delivery.received_at,
+                    waits: delivery.waits,
+                    had_unknown: delivery.had_unknown || unknown,
+                    bypass_limits: delivery.bypass_limits,
+                    due_at,
+                    since: due_at.unwrap_or(now),
+                },
+                None,
+            );
+        }
+    }
+
+    /// After a commit: new deliveries to their queues, and word to whoever waits.
+    fn announce(&self, lead: &Arc<Lead>, plan: &Plan) {
+        if let Some(queues) = self.queues() {
+            for new in plan.deliveries.iter().filter(|new| new.state == DeliveryState::Queued) {
+                queues.push(&new.contract, plan::queued(new, lead, self.clock.now()), Some(Arc::clone(lead)));
+            }
+        }
+        if plan.status != LeadStatus::Pending {
+            self.outcomes.tell(lead.id, Outcome::Decided);
+        } else if plan.parked {
+            self.outcomes.tell(lead.id, Outcome::Parked);
+        }
+    }
+
+    /// A delivery is held at a shut gate: its source need not wait, unless another delivery of the lead is in motion.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn parked(&self, held: &Queued) -> Result<(), StoreError> {
+        if !self.outcomes.is_awaited(held.lead) {
+            return Ok(());
+        }
+        let Some(standings) = self.store.standings(held.lead).await? else { return Ok(()) };
+        let (network, now) = (self.directory.network(), self.clock.now());
+        let others = standings.deliveries.iter().filter(|record| record.delivery.id != held.id);
+        if !others.map(|record| plan::standing(&network, record, now)).any(|standing| standing.in_motion) {
+            self.outcomes.tell(held.lead, Outcome::Parked);
+        }
+        Ok(())
+    }
+}
+
+/// A delivery's change with what belongs into the same commit.
+#[derive(Debug, Clone)]
+pub(crate) struct Conclusion {
+    change: Change,
+    attempt: Option<AttemptEnd>,
+    may_fail_over: bool,
+    /// A person ended it: nobody else is offered the lead because of that.
+    by_cancel: bool,
+    audit: Option<Audit>,
+}
+
+impl Conclusion {
+    fn of(change: Change) -> Self {
+        Self { change, attempt: None, may_fail_over: false, by_cancel: false, audit: None }
+    }
+}
+
+/// What a conclusion means for the lead.
+struct MoveOn {
+    change: Change,
+    then: LeadStep,
+    plan: Option<(Arc<Lead>, Plan)>,
+}
+
+/// A reply so large that judging it may take long enough for others to notice.
+const LARGE_REPLY: usize = 64 << 10;
+
+/// Judges an exchange; a large reply beside the runtime, so that it costs nobody else anything.
+async fn judge(entry: &Arc<ContractEntry>, sent: Sent, now: Timestamp) -> (Sent, Judgement) {
+    if !matches!(&sent.result, Ok(reply) if reply.body.len() > LARGE_REPLY) {
+        let judgement = entry.rules.judge(&sent.result, now);
+        return (sent, judgement);
+    }
+    let entry = Arc::clone(entry);
+    match tokio::task::spawn_blocking(move || (entry.rules.judge(&sent.result, now), sent)).await {
+        Ok((judgement, sent)) => (sent, judgement),
+        // The runner's guard makes an unknown outcome of it.
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// The request that delivers `lead` to a contract.
+///
+/// # Errors
+/// Why it cannot be rendered, with template and line.
+pub fn request_for(
+    network: &Network,
+    entry: &ContractEntry,
+    lead: &Lead,
+    delivery: DeliveryId,
+    number: u32,
+    now: Timestamp,
+) -> Result<Outgoing, String> {
+    let source = network.source(&lead.source);
+    let payout =
+        network.campaign(&lead.campaign).and_then(|campaign| Some(source?.payout?.display(campaign.campaign.currency)));
+    let input = RenderInput {
+        lead,
+        source: Party {
+            id: lead.source.as_str(),
+            name: source.map_or(lead.source.as_str(), |source| source.source.title()),
+        },
+        payout: payout.as_deref(),
+        partner: entry.partner_party(),
+        delivery,
+        attempt: number,
+        now,
+        timezone: &entry.timezone,
+    };
+    entry.renderer.render(&input).map_err(|fault| fault.to_string())
+}
+
+/// A judgement without the secrets that the reply it was read from echoed. (Not `redirect_url`: the person needs it whole.)
+fn masked(mut judgement: Judgement, redactor: &Redactor) -> Judgement {
+    for text in
+        [&mut judgement.reason, &mut judgement.reference, &mut judgement.explanation.found].into_iter().flatten()
+    {
+        *text = redactor.redact_text(text);
+    }
+    judgement
+}
+
+/// What is kept of an exchange, with the headers that sending `added`: masked, and cut at the cap.
+fn captured(
+    outgoing: &Outgoing,
+    added: &[(String, String)],
+    reply: Option<&Reply>,
+    redactor: &Redactor,
+    limit: usize,
+) -> ExchangeRecord {
+    let (url, headers, body) = match &outgoing.masked {
+        Some(masked) => (&masked.url, &masked.headers, &masked.body),
+        None => (&outgoing.url, &outgoing.headers, &outgoing.body),
+    };
+    let head = Head {
+        method: Some(outgoing.http_method.to_owned()),
+        url: Some(url.clone()),
+        status: None,
+        // In lower case, as those of replies: header names have none of their own (RFC 9110, section 5.1).
+        headers: headers.iter().chain(added).map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
+    };
+    let request = message(&head, capture::cut(body, limit));
+    let response = reply.map(|reply| {
+        let headers = capture::redact_headers(&reply.headers, redactor);
+        let head = Head { method: None, url: None, status: Some(reply.status), headers };
+        message(&head, Captured::of(&reply.body, redactor, limit))
+    });
+    ExchangeRecord { request, response }
+}
+
+fn message(head: &Head, body: Captured) -> Message {
+    // Texts and numbers: this cannot fail.
+    Message { head: serde_json::to_string(head).unwrap_or_default(), body: body.body, truncated: body.truncated }
+}

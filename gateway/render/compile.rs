@@ -1,0 +1,394 @@
+//! From a contract's endpoint to a [`Renderer`]: secrets resolved, templates loaded, headers in order.
+
+use std::collections::BTreeMap;
+
+use handlebars::Template;
+use http::{HeaderName, HeaderValue as HttpValue};
+
+use super::context::Own;
+use super::escape::Format;
+use super::load::{Loader, without_bom};
+use super::scope::Uses;
+use super::soap::Version;
+use super::{RenderFault, Renderer, TemplateFault, basic, form};
+use crate::model::campaign::Campaign;
+use crate::model::contract::{Auth, Contract, Endpoint, Method};
+use crate::model::secret::{SecretText, is_secret_header};
+
+/// The least length of a secret that is looked for in replies: shorter ones stand in every text by chance.
+const SHORTEST_SECRET: usize = 4;
+
+/// A part of a request that is rendered by itself.
+pub(super) struct Piece {
+    /// The template's path, or the endpoint's key.
+    pub(super) name: String,
+    /// It stands in the configuration, where a line number says nothing.
+    pub(super) inline: bool,
+    pub(super) format: Format,
+    pub(super) text: Text,
+    /// Masked as a whole.
+    pub(super) secret: bool,
+    /// Refers to a sensitive field.
+    pub(super) sensitive: bool,
+    /// Tells the pieces of a request apart.
+    pub(super) number: u32,
+}
+
+/// A piece's text.
+pub(super) enum Text {
+    /// The same for every lead.
+    Fixed(String),
+    /// With variables.
+    Template(Template),
+}
+
+impl Piece {
+    pub(super) fn is_fixed(&self) -> bool {
+        matches!(self.text, Text::Fixed(_))
+    }
+
+    pub(super) fn masks(&self) -> bool {
+        self.secret || self.sensitive
+    }
+
+    pub(super) fn fault(&self, message: String) -> RenderFault {
+        RenderFault { template: self.name.clone(), line: None, variable: None, message }
+    }
+}
+
+/// Names and values, in the order they are sent.
+pub(super) type Headers = Vec<(String, HeaderValue)>;
+
+/// What a header carries.
+pub(super) enum HeaderValue {
+    Plain(Piece),
+    Basic { username: Piece, password: Piece },
+    Bearer { token: Piece },
+    DeliveryId,
+}
+
+impl HeaderValue {
+    pub(super) fn masks(&self) -> bool {
+        match self {
+            Self::Plain(piece) => piece.masks(),
+            Self::Basic { .. } | Self::Bearer { .. } => true,
+            Self::DeliveryId => false,
+        }
+    }
+
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        let (one, two) = match self {
+            Self::Plain(piece) | Self::Bearer { token: piece } => (Some(piece), None),
+            Self::Basic { username, password } => (Some(username), Some(password)),
+            Self::DeliveryId => (None, None),
+        };
+        one.into_iter().chain(two)
+    }
+}
+
+/// What the request says.
+pub(super) enum Content {
+    /// Encoded names and their values, for a body or a query.
+    Form(Vec<(String, Piece)>),
+    Json(Piece),
+    Xml(Piece),
+    Soap {
+        version: Version,
+        header: Option<Piece>,
+        body: Piece,
+    },
+}
+
+impl Content {
+    pub(super) fn masks(&self) -> bool {
+        match self {
+            Self::Form(fields) => fields.iter().any(|(_, piece)| piece.masks()),
+            Self::Json(piece) | Self::Xml(piece) => piece.masks(),
+            Self::Soap { header, body, .. } => body.masks() || header.as_ref().is_some_and(Piece::masks),
+        }
+    }
+}
+
+pub(super) fn compile(
+    contract: &Contract,
+    campaign: &Campaign,
+    templates: &dyn Fn(&str) -> Option<String>,
+) -> Result<Renderer, Vec<TemplateFault>> {
+    let loader = Loader { contract, campaign, templates, keys: BTreeMap::new(), faults: Vec::new() };
+    let mut compiler = Compiler { loader, uses: Uses::default(), secrets: Vec::new(), pieces: 0 };
+    let endpoint = &contract.endpoint;
+    compiler.settings(endpoint);
+    let url = compiler.url(&endpoint.url);
+    let content = compiler.content(endpoint);
+    let (headers, credentials) = compiler.headers(endpoint);
+    let Compiler { loader, uses, secrets, .. } = compiler;
+    match content {
+        Some(content) if loader.faults.is_empty() => Ok(Renderer {
+            method: endpoint.method,
+            url,
+            credentials,
+            headers,
+            content,
+            uses,
+            own: own(contract, campaign),
+            partner: contract.partner.to_string(),
+            maps: contract.maps.clone(),
+            keys: loader.keys,
+            secrets,
+        }),
+        _ => Err(loader.faults),
+    }
+}
+
+fn own(contract: &Contract, campaign: &Campaign) -> Own {
+    Own {
+        campaign: [campaign.id.to_string(), campaign.title().to_owned()],
+        contract: [contract.id.to_string(), contract.title().to_owned()],
+        price: contract.price.clone(),
+        sensitive: campaign.fields.iter().filter(|(_, field)| field.sensitive).map(|(name, _)| name.clone()).collect(),
+    }
+}
+
+/// Adds what must not be stored.
+pub(super) fn add_secret(secrets: &mut Vec<String>, secret: &str) {
+    if secret.len() >= SHORTEST_SECRET && !secrets.iter().any(|known| known == secret) {
+        secrets.push(secret.to_owned());
+    }
+}
+
+/// Adds a piece's secret value; of a header's its last word too, for `Bearer abc…` may be echoed without its first.
+pub(super) fn add_piece(secrets: &mut Vec<String>, format: Format, value: &str) {
+    add_secret(secrets, value);
+    if let (Format::Header, Some((_, word))) = (format, value.rsplit_once(' '))
+        && word.len() >= 2 * SHORTEST_SECRET
+    {
+        add_secret(secrets, word);
+    }
+}
+
+/// An absolute http or https URL with a host.
+pub(super) fn check_url(text: &str) -> Result<(), String> {
+    match url::Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(()),
+        _ => Err("not an http or https URL".to_owned()),
+    }
+}
+
+struct Compiler<'a> {
+    loader: Loader<'a>,
+    uses: Uses,
+    secrets: Vec<String>,
+    pieces: u32,
+}
+
+impl Compiler<'_> {
+    fn fault(&mut self, key: &str, message: impl Into<String>) {
+        self.loader.faults.push(TemplateFault { template: key.to_owned(), line: None, message: message.into() });
+    }
+
+    /// Settings that do not fit the method.
+    fn settings(&mut self, endpoint: &Endpoint) {
+        let method = endpoint.method;
+        let word = method.as_str();
+        if method.is_form() {
+            if endpoint.template.is_some() {
+                self.fault("endpoint.template", format!("`{word}` has no template: list the fields in endpoint.form"));
+            }
+            if method == Method::Post && endpoint.form.is_empty() {
+                self.fault("endpoint.form", "`post` needs the fields to send, each with a value or template");
+            }
+        } else {
+            if endpoint.template.is_none() {
+                self.fault(
+                    "endpoint.template",
+                    format!("`{word}` needs a template: a path below the templates directory"),
+                );
+            }
+            if !endpoint.form.is_empty() {
+                self.fault("endpoint.form", format!("`{word}` has no form: its body is endpoint.template"));
+            }
+        }
+        if !method.is_soap() {
+            for (key, given) in
+                [("action", endpoint.action.is_some()), ("header_template", endpoint.header_template.is_some())]
+            {
+                if given {
+                    self.fault(&format!("endpoint.{key}"), format!("`{word}` has no {key}; only soap11 and soap12 do"));
+                }
+            }
+        }
+        let action = endpoint.action.as_deref().unwrap_or_default();
+        if !action.bytes().all(|b| b.is_ascii_graphic() && b != b'"') {
+            self.fault("endpoint.action", "an action is a URI: no spaces, quotes or letters beyond ASCII");
+        }
+    }
+
+    fn url(&mut self, url: &SecretText) -> Piece {
+        let piece = self.setting("endpoint.url", url, Format::Url, false);
+        if let Text::Fixed(text) = &piece.text
+            && let Err(message) = check_url(text)
+            && !self.loader.faults.iter().any(|fault| fault.template == "endpoint.url")
+        {
+            self.fault("endpoint.url", message);
+        }
+        piece
+    }
+
+    fn content(&mut self, endpoint: &Endpoint) -> Option<Content> {
+        if endpoint.method.is_form() {
+            let fields = endpoint.form.iter().map(|(name, value)| {
+                (form::encode(name), self.setting(&format!("endpoint.form.{name}"), value, Format::Text, false))
+            });
+            return Some(Content::Form(fields.collect()));
+        }
+        let format = if endpoint.method == Method::Json { Format::Json } else { Format::Xml };
+        let body = self.file("endpoint.template", endpoint.template.as_deref()?, format);
+        let header =
+            endpoint.header_template.as_deref().map(|path| self.file("endpoint.header_template", path, format));
+        Some(match Version::of(endpoint.method) {
+            Some(version) => Content::Soap { version, header: header.flatten(), body: body? },
+            None if format == Format::Json => Content::Json(body?),
+            None => Content::Xml(body?),
+        })
+    }
+
+    /// A template file.
+    fn file(&mut self, key: &str, path: &str, format: Format) -> Option<Piece> {
+        let Some(text) = (self.loader.templates)(path) else {
+            self.fault(key, format!("there is no template {path}; the path counts from the templates directory"));
+            return None;
+        };
+        let mut uses = Uses::default();
+        let template = self.loader.load(path, without_bom(&text), format, false, &mut uses);
+        Some(self.piece(path, false, format, Text::Template(template), false, &uses))
+    }
+
+    /// A value of the configuration: a reference, which is resolved and sent as it is, or a template.
+    fn setting(&mut self, key: &str, value: &SecretText, format: Format, secret: bool) -> Piece {
+        let mut uses = Uses::default();
+        let text = if value.is_reference() {
+            match value.resolve() {
+                Ok(text) => Text::Fixed(text),
+                Err(fault) => {
+                    self.fault(key, fault.to_string());
+                    Text::Fixed(String::new())
+                }
+            }
+        } else if value.0.contains("{{") {
+            Text::Template(self.loader.load(key, &value.0, format, true, &mut uses))
+        } else {
+            Text::Fixed(value.0.clone())
+        };
+        let secret = secret || value.is_reference();
+        if let (true, Text::Fixed(text)) = (secret, &text) {
+            add_piece(&mut self.secrets, format, text);
+        }
+        self.piece(key, true, format, text, secret, &uses)
+    }
+
+    fn piece(&mut self, name: &str, inline: bool, format: Format, text: Text, secret: bool, uses: &Uses) -> Piece {
+        self.uses.merge(uses);
+        self.pieces += 1;
+        let sensitive = uses.sensitive;
+        Piece { name: name.to_owned(), inline, format, text, secret, sensitive, number: self.pieces }
+    }
+
+    /// The gateway's own headers, then the contract's; a configured one takes the place of one of the same name.
+    fn headers(&mut self, endpoint: &Endpoint) -> (Headers, Option<(String, Piece)>) {
+        let mut headers = Vec::new();
+        for (name, value) in own_headers(endpoint) {
+            let piece = self.piece(name, true, Format::Header, Text::Fixed(value), false, &Uses::default());
+            headers.push((name.to_owned(), HeaderValue::Plain(piece)));
+        }
+        if let Some(name) = &endpoint.idempotency_header.0 {
+            self.header_name("endpoint.idempotency_header", name);
+            put(&mut headers, name, HeaderValue::DeliveryId);
+        }
+        for (name, value) in &endpoint.headers {
+            let key = format!("endpoint.headers.{name}");
+            self.header_name(&key, name);
+            let carries_id =
+                endpoint.idempotency_header.0.as_ref().is_some_and(|header| header.eq_ignore_ascii_case(name));
+            let secret = is_secret_header(name) && !carries_id;
+            let piece = self.header_value(&key, value, secret);
+            put(&mut headers, name, HeaderValue::Plain(piece));
+        }
+        let credentials = self.auth(endpoint, &mut headers);
+        (headers, credentials)
+    }
+
+    fn auth(&mut self, endpoint: &Endpoint, headers: &mut Headers) -> Option<(String, Piece)> {
+        let (name, value) = match endpoint.auth.as_ref()? {
+            Auth::Basic { username, password } => {
+                // A user name is masked with the whole header, but is no secret to look for in replies.
+                let username = self.setting("endpoint.auth.basic.username", username, Format::Text, false);
+                let password = self.setting("endpoint.auth.basic.password", password, Format::Text, true);
+                if let (Text::Fixed(username), Text::Fixed(password)) = (&username.text, &password.text) {
+                    if username.contains(':') {
+                        self.fault("endpoint.auth.basic.username", "a user name cannot hold a colon (RFC 7617)");
+                    }
+                    add_secret(&mut self.secrets, &basic(username, password));
+                }
+                ("Authorization", HeaderValue::Basic { username, password })
+            }
+            Auth::Bearer { token } => {
+                let token = self.header_value("endpoint.auth.bearer.token", token, true);
+                ("Authorization", HeaderValue::Bearer { token })
+            }
+            Auth::Header { name, value } => {
+                self.header_name("endpoint.auth.header.name", name);
+                let value = self.header_value("endpoint.auth.header.value", value, true);
+                (name.as_str(), HeaderValue::Plain(value))
+            }
+            Auth::Query { name, value } => {
+                let value = self.setting("endpoint.auth.query.value", value, Format::Text, true);
+                return Some((form::encode(name), value));
+            }
+        };
+        if endpoint.headers.keys().any(|other| other.eq_ignore_ascii_case(name)) {
+            self.fault("endpoint.auth", format!("endpoint.headers sets {name} too: leave one of them out"));
+        }
+        put(headers, name, value);
+        None
+    }
+
+    fn header_name(&mut self, key: &str, name: &str) {
+        if HeaderName::try_from(name).is_err() {
+            self.fault(key, format!("`{name}` is not a header name"));
+        } else if ["content-length", "transfer-encoding", "connection", "te", "upgrade"]
+            .contains(&name.to_ascii_lowercase().as_str())
+        {
+            self.fault(key, format!("{name} belongs to the connection; leave it to the gateway"));
+        }
+    }
+
+    fn header_value(&mut self, key: &str, value: &SecretText, secret: bool) -> Piece {
+        let piece = self.setting(key, value, Format::Header, secret);
+        if let Text::Fixed(text) = &piece.text
+            && HttpValue::try_from(text.as_str()).is_err()
+        {
+            self.fault(key, "the value holds a line break or another control character");
+        }
+        piece
+    }
+}
+
+/// What the gateway sends of itself.
+fn own_headers(endpoint: &Endpoint) -> Vec<(&'static str, String)> {
+    let mut headers = match (Version::of(endpoint.method), endpoint.method) {
+        (Some(version), _) => version.headers(endpoint.action.as_deref()),
+        (None, Method::Xml) => vec![("Content-Type", "application/xml; charset=utf-8".to_owned())],
+        (None, Method::Json) => vec![("Content-Type", "application/json".to_owned())],
+        (None, Method::Post) => vec![("Content-Type", "application/x-www-form-urlencoded".to_owned())],
+        (None, _) => Vec::new(),
+    };
+    headers.push(("User-Agent", concat!("lead-gateway/", env!("CARGO_PKG_VERSION")).to_owned()));
+    headers
+}
+
+fn put(headers: &mut Headers, name: &str, value: HeaderValue) {
+    match headers.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+        Some(header) => *header = (name.to_owned(), value),
+        None => headers.push((name.to_owned(), value)),
+    }
+}

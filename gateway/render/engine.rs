@@ -1,0 +1,326 @@
+//! How Handlebars is driven: one registry per format, so that an escaper belongs to the place that is being written
+//! and not to the template, and a second set of them for the masked copy of a request.
+//!
+//! Registries hold helpers only. Templates belong to their contract and are rendered directly; what a helper must know
+//! of the delivery comes as local helpers that borrow the [`Scene`].
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use handlebars::{
+    Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext, RenderError, RenderErrorReason,
+    Renderable, ScopedJson, Template,
+};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value as Json;
+
+use super::escape::Format;
+use super::helpers::{Args, Function, Gives, HELPERS, Spec, text_of};
+use super::wellformed::{self, Xml};
+use crate::model::id::DeliveryId;
+use crate::model::secret::MASK;
+
+/// The block that an inlined `{{> partial}}` becomes; no template can write this name.
+pub(super) const PARTIAL: &str = "@partial";
+
+/// What helpers may know of the delivery being rendered.
+pub(super) struct Scene<'a> {
+    pub(super) delivery: DeliveryId,
+    pub(super) attempt: u32,
+    pub(super) now: Timestamp,
+    pub(super) timezone: &'a TimeZone,
+    pub(super) maps: &'a BTreeMap<String, BTreeMap<String, String>>,
+    /// Keys of `hmac` by what the template calls them.
+    pub(super) keys: &'a BTreeMap<String, String>,
+    /// Which piece of the request is being rendered (high half) and how many ids it has drawn (low half).
+    ids: AtomicU64,
+}
+
+impl<'a> Scene<'a> {
+    pub(super) fn new(
+        delivery: DeliveryId,
+        attempt: u32,
+        now: Timestamp,
+        timezone: &'a TimeZone,
+        maps: &'a BTreeMap<String, BTreeMap<String, String>>,
+        keys: &'a BTreeMap<String, String>,
+    ) -> Self {
+        Self { delivery, attempt, now, timezone, maps, keys, ids: AtomicU64::new(0) }
+    }
+
+    /// The name of the next id in this attempt: the same whenever the same piece is rendered again.
+    pub(super) fn next_id_name(&self) -> String {
+        let at = self.ids.fetch_add(1, Ordering::Relaxed);
+        format!("attempt/{}/{}/{}", self.attempt, at >> 32, at & u64::from(u32::MAX))
+    }
+
+    /// A piece is about to be rendered.
+    pub(super) fn begin(&self, piece: u32) {
+        self.ids.store(u64::from(piece) << 32, Ordering::Relaxed);
+    }
+}
+
+/// A run over the pieces of one request with the same values.
+pub(super) struct Run<'rc> {
+    context: &'rc Context,
+    scene: &'rc Scene<'rc>,
+    local: RenderContext<'static, 'rc>,
+    masking: bool,
+}
+
+impl<'rc> Run<'rc> {
+    /// `scenic` are the helpers in use that look at the scene.
+    pub(super) fn new(context: &'rc Context, scene: &'rc Scene<'rc>, scenic: &[&'static Spec], masking: bool) -> Self {
+        let mut local = RenderContext::new(None);
+        for spec in scenic {
+            if let Function::Scenic(function) = spec.function {
+                local.register_local_helper(spec.name, Box::new(Scenic { spec, function, scene, masking }));
+            }
+        }
+        Self { context, scene, local, masking }
+    }
+
+    pub(super) fn masking(&self) -> bool {
+        self.masking
+    }
+
+    /// Renders a template into `format`; `piece` tells the templates of one request apart.
+    pub(super) fn render(
+        &mut self,
+        template: &'rc Template,
+        format: Format,
+        piece: u32,
+    ) -> Result<String, RenderError> {
+        self.scene.begin(piece);
+        let mut out = Buffer(String::new());
+        template.render(registry(format, self.masking), self.context, &mut self.local, &mut out)?;
+        Ok(out.0)
+    }
+
+    /// The template's elements one by one: where in the result each begins, and its line. For finding a fault, not for
+    /// sending.
+    pub(super) fn outline(&mut self, template: &'rc Template, format: Format, piece: u32) -> Vec<(usize, usize)> {
+        self.scene.begin(piece);
+        let mut out = Buffer(String::new());
+        let mut places = Vec::with_capacity(template.elements.len());
+        for (element, mapping) in template.elements.iter().zip(&template.mapping) {
+            places.push((out.0.len(), mapping.0));
+            if element.render(registry(format, self.masking), self.context, &mut self.local, &mut out).is_err() {
+                break;
+            }
+        }
+        places
+    }
+}
+
+struct Buffer(String);
+
+impl Output for Buffer {
+    fn write(&mut self, text: &str) -> std::io::Result<()> {
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
+/// The helpers and the escaper of a format.
+fn registry(format: Format, masking: bool) -> &'static Handlebars<'static> {
+    type PerFormat = [Handlebars<'static>; Format::ALL.len()];
+    static PLAIN: LazyLock<PerFormat> = LazyLock::new(|| Format::ALL.map(|format| build(format, false)));
+    static MASKING: LazyLock<PerFormat> = LazyLock::new(|| Format::ALL.map(|format| build(format, true)));
+    let all = if masking { &MASKING } else { &PLAIN };
+    // `ALL` lists the formats in the order of their numbers, as the constant below makes sure.
+    &all[format as usize]
+}
+
+const _: () = {
+    let mut at = 0;
+    while at < Format::ALL.len() {
+        assert!(Format::ALL[at] as usize == at);
+        at += 1;
+    }
+};
+
+fn build(format: Format, masking: bool) -> Handlebars<'static> {
+    let mut registry = Handlebars::new();
+    registry.register_escape_fn(move |text| {
+        // The mask stays readable in a URL too, where it would be %2A%2A%2A.
+        if masking && text == MASK { MASK.to_owned() } else { format.escape(text).into_owned() }
+    });
+    for spec in HELPERS {
+        let raw = format == Format::Json && spec.gives == Gives::Json;
+        match spec.function {
+            Function::Pure(function) => {
+                registry.register_helper(spec.name, Box::new(Pure { spec, function, masking, raw }));
+            }
+            Function::Truth(function) => registry.register_helper(spec.name, Box::new(Truth { function, masking })),
+            Function::Scenic(_) => {}
+        }
+    }
+    registry.register_helper("nested", Box::new(Nested { masking }));
+    registry.register_helper(PARTIAL, Box::new(Partial));
+    registry
+}
+
+/// Why a helper could not do its work; carried through Handlebars' own error.
+#[derive(Debug, thiserror::Error)]
+#[error("{helper}: {message}")]
+pub(super) struct HelperFault {
+    pub(super) helper: &'static str,
+    pub(super) variable: Option<String>,
+    pub(super) message: String,
+}
+
+fn evaluate(
+    spec: &'static Spec,
+    helper: &Helper<'_>,
+    masking: bool,
+    function: impl FnOnce(&Args<'_, '_>) -> Result<Json, String>,
+) -> Result<Json, RenderError> {
+    let args = Args(helper);
+    if masking && is_masked(helper) {
+        return Ok(if spec.gives == Gives::Json { Json::from(MASK).to_string() } else { MASK.to_owned() }.into());
+    }
+    function(&args).map_err(|message| {
+        let fault = HelperFault { helper: spec.name, variable: args.variable(), message };
+        RenderErrorReason::NestedError(Box::new(fault)).into()
+    })
+}
+
+fn is_masked(helper: &Helper<'_>) -> bool {
+    let mut values = helper.params().iter().chain(helper.hash().values());
+    values.any(|value| value.value() == MASK)
+}
+
+struct Pure {
+    spec: &'static Spec,
+    function: fn(&Args<'_, '_>) -> Result<Json, String>,
+    masking: bool,
+    /// What it gives is this format's own text.
+    raw: bool,
+}
+
+impl HelperDef for Pure {
+    fn call_inner<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+    ) -> Result<ScopedJson<'rc>, RenderError> {
+        evaluate(self.spec, helper, self.masking, self.function).map(ScopedJson::Derived)
+    }
+
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        registry: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> HelperResult {
+        let value = evaluate(self.spec, helper, self.masking, self.function)?;
+        let text = text_of(&value);
+        if self.raw {
+            out.write(&text)?;
+        } else {
+            out.write(&registry.get_escape_fn()(&text))?;
+        }
+        Ok(())
+    }
+}
+
+/// Given a masked value it is true, so that the masked copy shows a condition's first branch.
+struct Truth {
+    function: fn(&Args<'_, '_>) -> bool,
+    masking: bool,
+}
+
+impl HelperDef for Truth {
+    fn call_inner<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+    ) -> Result<ScopedJson<'rc>, RenderError> {
+        if self.masking && is_masked(helper) {
+            return Ok(ScopedJson::Derived(MASK.into()));
+        }
+        Ok(ScopedJson::Derived((self.function)(&Args(helper)).into()))
+    }
+}
+
+struct Scenic<'s> {
+    spec: &'static Spec,
+    function: fn(&Args<'_, '_>, &Scene<'_>) -> Result<Json, String>,
+    scene: &'s Scene<'s>,
+    masking: bool,
+}
+
+impl HelperDef for Scenic<'_> {
+    fn call_inner<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+    ) -> Result<ScopedJson<'rc>, RenderError> {
+        evaluate(self.spec, helper, self.masking, |args| (self.function)(args, self.scene)).map(ScopedJson::Derived)
+    }
+}
+
+/// `{{#nested "xml"}}…{{/nested}}`: its content through the inner format's registry, the result escaped by the outer
+/// one. White space around a document means nothing, and is left out.
+struct Nested {
+    masking: bool,
+}
+
+impl HelperDef for Nested {
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        outer: &'reg Handlebars<'reg>,
+        context: &'rc Context,
+        local: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> HelperResult {
+        let fault = |message: &str| {
+            let fault = HelperFault { helper: "nested", variable: None, message: message.to_owned() };
+            RenderError::from(RenderErrorReason::NestedError(Box::new(fault)))
+        };
+        let word = text_of(Args(helper).value(0));
+        let format = Format::nested(&word).ok_or_else(|| fault("not a format"))?;
+        let mut inner = Buffer(String::new());
+        if let Some(content) = helper.template() {
+            content.render(registry(format, self.masking), context, local, &mut inner)?;
+        }
+        let text = if format == Format::Text { inner.0.as_str() } else { inner.0.trim() };
+        if !self.masking {
+            match format {
+                Format::Xml => wellformed::xml(text, Xml::Fragment),
+                Format::Json => wellformed::json(text),
+                _ => Ok(()),
+            }
+            .map_err(|broken| fault(&broken.message))?;
+        }
+        out.write(&outer.get_escape_fn()(text))?;
+        Ok(())
+    }
+}
+
+struct Partial;
+
+impl HelperDef for Partial {
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        helper: &Helper<'rc>,
+        registry: &'reg Handlebars<'reg>,
+        context: &'rc Context,
+        local: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> HelperResult {
+        helper.template().map_or(Ok(()), |content| content.render(registry, context, local, out))
+    }
+}

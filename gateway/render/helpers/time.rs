@@ -1,0 +1,77 @@
+//! Dates and times. A bare date or a time without a zone is taken in the zone that it is written in: the one asked
+//! for, else the partner's.
+
+use jiff::civil::DateTime;
+use jiff::fmt::strtime;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use serde_json::Value as Json;
+
+use super::super::engine::Scene;
+use super::{Args, Literals, shorten};
+use crate::model::contract::Contract;
+
+pub(super) fn date(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+    let text = args.text(0);
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok("".into());
+    }
+    let zone = zone(args, scene)?;
+    let moment = read(text, &zone).ok_or("not a date (2026-11-21) or a timestamp (2026-11-21T09:30:00Z)")?;
+    let format = args.setting(1, "format");
+    write(&moment, format.as_deref().unwrap_or("%Y-%m-%d"))
+}
+
+pub(super) fn now(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+    let format = args.setting(0, "format");
+    match format {
+        Some(format) => write(&scene.now.to_zoned(zone(args, scene)?), &format),
+        None if args.option("timezone").is_some() => {
+            write(&scene.now.to_zoned(zone(args, scene)?), "%Y-%m-%dT%H:%M:%S%:z")
+        }
+        None => Ok(scene.now.to_string().into()),
+    }
+}
+
+pub(super) fn check_date(literals: &Literals<'_>, _: &Contract) -> Result<(), String> {
+    check(literals, 1)
+}
+
+pub(super) fn check_now(literals: &Literals<'_>, _: &Contract) -> Result<(), String> {
+    check(literals, 0)
+}
+
+fn check(literals: &Literals<'_>, format_at: usize) -> Result<(), String> {
+    if let Ok(Some(name)) = literals.setting(usize::MAX, "timezone") {
+        TimeZone::get(&name).map_err(|_| unknown_zone(&name))?;
+    }
+    if let Ok(Some(format)) = literals.setting(format_at, "format") {
+        write(&Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC), &format)?;
+    }
+    Ok(())
+}
+
+fn zone(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<TimeZone, String> {
+    match args.option("timezone") {
+        Some(name) => TimeZone::get(&name).map_err(|_| unknown_zone(&name)),
+        None => Ok(scene.timezone.clone()),
+    }
+}
+
+fn unknown_zone(name: &str) -> String {
+    format!("`{}` is not a time zone: use an IANA name such as \"Europe/London\"", shorten(name))
+}
+
+fn read(text: &str, zone: &TimeZone) -> Option<Zoned> {
+    if let Ok(instant) = text.parse::<Timestamp>() {
+        return Some(instant.to_zoned(zone.clone()));
+    }
+    text.parse::<DateTime>().ok()?.to_zoned(zone.clone()).ok()
+}
+
+fn write(moment: &Zoned, format: &str) -> Result<Json, String> {
+    strtime::format(format, moment)
+        .map(Json::from)
+        .map_err(|_| format!("`{}` is not a strftime format, such as \"%d/%m/%Y\"", shorten(format)))
+}

@@ -1,0 +1,109 @@
+//! Choosing, comparing and typing values.
+
+use std::cmp::Ordering;
+
+use handlebars::JsonTruthy;
+use serde_json::Value as Json;
+
+use super::super::engine::Scene;
+use super::{Args, Literals, number, shorten, text_of};
+use crate::model::contract::Contract;
+
+pub(super) fn default(args: &Args<'_, '_>) -> Result<Json, String> {
+    Ok(args.values().find(|value| !text_of(value).is_empty()).cloned().unwrap_or_default())
+}
+
+pub(super) fn map(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+    let (name, key) = (args.text(1), args.text(0));
+    let table = scene.maps.get(name.as_ref()).ok_or("the contract has no such table in maps")?;
+    match table.get(key.as_ref()).or_else(|| table.get("*")) {
+        Some(entry) => Ok(entry.as_str().into()),
+        None if key.is_empty() => Ok("".into()),
+        None => Err(format!(
+            "the table `{}` has no entry for this value; add one, or `\"*\"` for all the rest",
+            shorten(&name)
+        )),
+    }
+}
+
+pub(super) fn check_map(literals: &Literals<'_>, contract: &Contract) -> Result<(), String> {
+    match literals.setting(1, "table") {
+        Ok(Some(name)) if !contract.maps.contains_key(name.as_ref()) => Err(format!(
+            "there is no table `{}`: write [contract.maps.{0}], or use one of {}",
+            shorten(&name),
+            if contract.maps.is_empty() {
+                "none yet".to_owned()
+            } else {
+                contract.maps.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+            }
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// JSON text of a value. Typed by the value itself; `type` reads a text as what it says.
+pub(super) fn json(args: &Args<'_, '_>) -> Result<Json, String> {
+    let value = args.value(0);
+    if let Json::Object(_) | Json::Array(_) = value {
+        return Ok(value.to_string().into());
+    }
+    let text = text_of(value);
+    if text.is_empty() {
+        return Ok("null".into());
+    }
+    let typed = match (args.option("type").as_deref(), value) {
+        (Some("number"), _) => json_number(text.trim()).ok_or("not a number")?,
+        (Some("boolean"), _) => json_boolean(text.trim()).ok_or("not true or false")?.to_owned(),
+        (None, Json::Bool(_) | Json::Number(_)) => text.into_owned(),
+        (Some("string") | None, _) => Json::from(text.as_ref()).to_string(),
+        (Some(_), _) => return Err("type is not number, boolean or string".to_owned()),
+    };
+    Ok(typed.into())
+}
+
+pub(super) fn check_json(literals: &Literals<'_>, _: &Contract) -> Result<(), String> {
+    literals.one_of(usize::MAX, "type", &["number", "boolean", "string"])
+}
+
+/// The number as it stands, if JSON can carry it so ("85.50" keeps its zero), else normalised ("+5", "05").
+fn json_number(text: &str) -> Option<String> {
+    if serde_json::from_str::<serde_json::Number>(text).is_ok() {
+        return Some(text.to_owned());
+    }
+    number::read(text).map(|value| value.to_string())
+}
+
+fn json_boolean(text: &str) -> Option<&'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "1" => Some("true"),
+        "false" | "no" | "0" => Some("false"),
+        _ => None,
+    }
+}
+
+/// Equal as text; where a number takes part, equal as numbers too (`85.5` and `"85.50"`).
+pub(super) fn equal(args: &Args<'_, '_>) -> bool {
+    let (a, b) = (args.text(0), args.text(1));
+    a == b || (args.values().any(Json::is_number) && number::read(&a).is_some_and(|a| Some(a) == number::read(&b)))
+}
+
+/// By number where both are numbers, else by text (dates written `2026-11-21` order rightly). Nothing is before or
+/// after an empty value.
+pub(super) fn order(args: &Args<'_, '_>) -> Option<Ordering> {
+    let (a, b) = (args.text(0), args.text(1));
+    if a.is_empty() || b.is_empty() {
+        return None;
+    }
+    match (number::read(&a), number::read(&b)) {
+        (Some(a), Some(b)) => Some(a.cmp(&b)),
+        _ => Some(a.cmp(&b)),
+    }
+}
+
+pub(super) fn truths<'a>(args: &Args<'a, '_>) -> impl Iterator<Item = bool> + use<'a> {
+    args.0.params().iter().map(|param| param.value().is_truthy(false))
+}
+
+pub(super) fn lookup(args: &Args<'_, '_>) -> Result<Json, String> {
+    Ok(args.value(0).get(args.text(1).as_ref()).cloned().unwrap_or_default())
+}

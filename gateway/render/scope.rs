@@ -1,0 +1,276 @@
+//! Which names a template may use, and what stands behind them.
+
+use std::collections::BTreeSet;
+
+use handlebars::{Path, PathSeg};
+
+use super::helpers::Spec;
+use crate::model::campaign::{Campaign, FieldType};
+
+/// A group of variables: `source.id`, `meta.sub1`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) name: &'static str,
+    pub(super) members: &'static [&'static str],
+}
+
+/// Every group beside `lead`; `now` stands alone.
+pub(super) static GROUPS: &[Group] = &[
+    Group {
+        name: "meta",
+        members: &[
+            "external_id",
+            "click_id",
+            "sub1",
+            "sub2",
+            "sub3",
+            "sub4",
+            "sub5",
+            "ip",
+            "user_agent",
+            "received_at",
+        ],
+    },
+    Group { name: "source", members: &["id", "name", "payout"] },
+    Group { name: "campaign", members: &["id", "name"] },
+    Group { name: "partner", members: &["id", "name"] },
+    Group { name: "contract", members: &["id", "name", "price"] },
+    Group { name: "delivery", members: &["id"] },
+    Group { name: "attempt", members: &["number"] },
+];
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// All variables.
+    Root,
+    /// All fields of the lead.
+    Lead,
+    /// A group.
+    Group(&'static Group),
+    /// A list written in the template.
+    List,
+    /// One value.
+    Value(Kind),
+}
+
+/// What kind of value it is, as far as known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Number,
+    Boolean,
+    /// JSON text.
+    Json,
+}
+
+impl Kind {
+    pub(super) fn of(field: FieldType) -> Self {
+        match field {
+            FieldType::Integer | FieldType::Decimal => Self::Number,
+            FieldType::Boolean => Self::Boolean,
+            FieldType::Text
+            | FieldType::Email
+            | FieldType::Phone
+            | FieldType::Date
+            | FieldType::OneOf
+            | FieldType::Postcode
+            | FieldType::Url
+            | FieldType::Ip => Self::Text,
+        }
+    }
+}
+
+/// What a template refers to, so that only that is put together for it.
+#[derive(Clone, Default)]
+pub(super) struct Uses {
+    /// Fields by name.
+    pub(super) fields: BTreeSet<String>,
+    /// The lead as a whole (`each`, `lookup`, `json`).
+    pub(super) whole_lead: bool,
+    /// Names of groups, and `now`.
+    pub(super) groups: BTreeSet<&'static str>,
+    /// Helpers that look at the delivery.
+    pub(super) scenic: Vec<&'static Spec>,
+    /// A sensitive field is among them.
+    pub(super) sensitive: bool,
+}
+
+impl Uses {
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.fields.extend(other.fields.iter().cloned());
+        self.whole_lead |= other.whole_lead;
+        self.groups.extend(&other.groups);
+        for spec in &other.scenic {
+            self.add_scenic(spec);
+        }
+        self.sensitive |= other.sensitive;
+    }
+
+    pub(super) fn add_scenic(&mut self, spec: &'static Spec) {
+        if !self.scenic.iter().any(|known| known.name == spec.name) {
+            self.scenic.push(spec);
+        }
+    }
+}
+
+/// What an open `each` or `with` makes of names inside it.
+pub(super) struct Scope {
+    pub(super) this: Shape,
+    pub(super) params: Vec<(String, Shape)>,
+    /// `@index` and its kin.
+    pub(super) locals: Vec<(&'static str, Kind)>,
+}
+
+/// The open scopes, outermost first; never empty, since the root is one.
+pub(super) struct Scopes<'a> {
+    pub(super) campaign: &'a Campaign,
+    pub(super) open: Vec<Scope>,
+}
+
+impl<'a> Scopes<'a> {
+    pub(super) fn new(campaign: &'a Campaign) -> Self {
+        Self { campaign, open: vec![Scope { this: Shape::Root, params: Vec::new(), locals: Vec::new() }] }
+    }
+
+    /// The `@` variables of the innermost scope.
+    pub(super) fn locals(&self) -> Vec<(&'static str, Kind)> {
+        self.open.last().map(|scope| scope.locals.clone()).unwrap_or_default()
+    }
+
+    /// What a path stands for. Rewrites a dotted field to the one key under which the lead holds it, so that `address`
+    /// and `address.city` can both be fields.
+    pub(super) fn resolve(&self, path: &mut Path, uses: &mut Uses) -> Result<Shape, String> {
+        match path {
+            Path::Local((level, name, _)) => {
+                let scope = self.open.iter().rev().nth(*level);
+                let known = scope.and_then(|scope| scope.locals.iter().find(|(local, _)| local == name));
+                known.map(|(_, kind)| Shape::Value(*kind)).ok_or_else(|| format!("`@{name}` means nothing here"))
+            }
+            Path::Relative((segments, raw)) => {
+                let trail = Trail::read(segments).ok_or_else(|| format!("`{raw}` is not a path that we know"))?;
+                let (shape, skipped) = self.base(&trail).ok_or_else(|| format!("`{raw}` leads out of the template"))?;
+                let rest = trail.names.get(skipped..).unwrap_or_default();
+                let (shape, field) = self.descend(shape, rest, raw, uses)?;
+                if let Some(field) = field {
+                    let keep = segments.len() - field.parts;
+                    segments.truncate(keep);
+                    segments.push(PathSeg::Named(field.name));
+                }
+                Ok(shape)
+            }
+        }
+    }
+
+    /// What the path starts from, and how many of its names that took.
+    fn base(&self, trail: &Trail) -> Option<(Shape, usize)> {
+        if trail.from_root {
+            return Some((Shape::Root, 0));
+        }
+        if let Some(first) = trail.names.first() {
+            let mut params = self.open.iter().rev().flat_map(|scope| &scope.params);
+            if let Some((_, shape)) = params.find(|(name, _)| name == first) {
+                return Some((*shape, 1));
+            }
+        }
+        self.open.iter().rev().nth(trail.up).map(|scope| (scope.this, 0))
+    }
+
+    fn descend(
+        &self,
+        from: Shape,
+        names: &[String],
+        raw: &str,
+        uses: &mut Uses,
+    ) -> Result<(Shape, Option<FieldPath>), String> {
+        let Some((first, rest)) = names.split_first() else {
+            note(from, uses);
+            return Ok((from, None));
+        };
+        match from {
+            Shape::Root if first == "lead" => self.descend(Shape::Lead, rest, raw, uses),
+            Shape::Root if first == "now" && rest.is_empty() => {
+                uses.groups.insert("now");
+                Ok((Shape::Value(Kind::Text), None))
+            }
+            Shape::Root => match GROUPS.iter().find(|group| group.name == first) {
+                Some(group) => self.descend(Shape::Group(group), rest, raw, uses),
+                None => Err(unknown(
+                    &format!("`{raw}` is not a variable"),
+                    first,
+                    GROUPS.iter().map(|group| group.name).chain(["lead", "now"]),
+                )),
+            },
+            Shape::Lead => {
+                let name = names.join(".");
+                let Some(field) = self.campaign.fields.get(&name) else {
+                    let known = self.campaign.fields.keys().map(String::as_str);
+                    let message = format!("the campaign {} declares no field `{name}`", self.campaign.id);
+                    return Err(unknown(&message, &name, known));
+                };
+                uses.sensitive |= field.sensitive;
+                uses.fields.insert(name.clone());
+                Ok((Shape::Value(Kind::of(field.kind)), Some(FieldPath { name, parts: names.len() })))
+            }
+            Shape::Group(group) => {
+                if !rest.is_empty() || !group.members.contains(&first.as_str()) {
+                    let known = group.members.iter().copied();
+                    return Err(unknown(&format!("`{raw}` is not a variable"), first, known));
+                }
+                uses.groups.insert(group.name);
+                Ok((Shape::Value(if group.name == "attempt" { Kind::Number } else { Kind::Text }), None))
+            }
+            Shape::List | Shape::Value(_) => Err(format!("`{raw}` asks for a part of a single value")),
+        }
+    }
+}
+
+/// A field that the end of a path names, in so many parts.
+struct FieldPath {
+    name: String,
+    parts: usize,
+}
+
+fn note(shape: Shape, uses: &mut Uses) {
+    if let Shape::Group(group) = shape {
+        uses.groups.insert(group.name);
+    }
+}
+
+/// A path taken apart.
+struct Trail {
+    from_root: bool,
+    up: usize,
+    names: Vec<String>,
+}
+
+impl Trail {
+    fn read(segments: &[PathSeg]) -> Option<Self> {
+        let mut trail = Self { from_root: false, up: 0, names: Vec::new() };
+        for segment in segments {
+            match segment {
+                PathSeg::Named(name) => trail.names.push(name.clone()),
+                // Handlebars does not export the type of these marks, but their names are in its grammar.
+                PathSeg::Ruled(mark) => match format!("{mark:?}").as_str() {
+                    "path_root" => trail.from_root = true,
+                    "path_up" => trail.up += 1,
+                    _ => return None,
+                },
+                _ => return None,
+            }
+        }
+        Some(trail)
+    }
+}
+
+/// The message with the nearest known name, or with all of them where there are few.
+pub(super) fn unknown<'a>(message: &str, word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.collect();
+    let near = known.iter().map(|name| (strsim::osa_distance(word, name), *name)).min();
+    match near {
+        Some((distance, name)) if distance <= 1 + word.chars().count() / 4 => format!("{message}; is it `{name}`?"),
+        _ if known.is_empty() => format!("{message}; there are none"),
+        _ if known.len() <= 12 => format!("{message}; there are {}", known.join(", ")),
+        _ => message.to_owned(),
+    }
+}

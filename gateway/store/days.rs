@@ -1,0 +1,66 @@
+//! Tables of one day (UTC) each: exchanges, look-ups and refusals. Dropping a day is dropping its tables.
+
+use std::collections::HashSet;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _};
+use rusqlite::Connection;
+
+/// The UTC day of an instant as `YYYYMMDD`.
+pub(super) fn day_of(at: Timestamp) -> u32 {
+    let date = at.to_zoned(TimeZone::UTC).date();
+    let year = u32::try_from(date.year()).unwrap_or(0);
+    year * 10_000 + u32::from(date.month().unsigned_abs()) * 100 + u32::from(date.day().unsigned_abs())
+}
+
+/// The day so many whole days before an instant.
+pub(super) fn day_before(at: Timestamp, retention: std::time::Duration) -> u32 {
+    let hours = i64::try_from(retention.as_secs() / 3600).unwrap_or(i64::MAX);
+    at.checked_sub(hours.hours()).map_or(0, day_of)
+}
+
+/// The days whose tables are known to exist.
+#[derive(Default)]
+pub(super) struct Days(HashSet<u32>);
+
+impl Days {
+    /// Makes the tables of `day` if they are not known to exist.
+    pub(super) fn ensure(&mut self, conn: &Connection, day: u32) -> rusqlite::Result<()> {
+        if self.0.contains(&day) {
+            return Ok(());
+        }
+        conn.execute_batch(&format!(
+            "CREATE TABLE IF NOT EXISTS exchange_{day} (
+                 delivery BLOB NOT NULL, number INTEGER NOT NULL,
+                 request_head TEXT NOT NULL, request_body BLOB NOT NULL, request_truncated INTEGER NOT NULL,
+                 response_head TEXT, response_body BLOB, response_truncated INTEGER NOT NULL
+             );
+             CREATE INDEX IF NOT EXISTS exchange_{day}_delivery ON exchange_{day} (delivery, number);
+             CREATE TABLE IF NOT EXISTS lookup_{day} (hash BLOB NOT NULL, id BLOB NOT NULL, PRIMARY KEY (hash, id)) WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS refusal_{day} (
+                 id BLOB PRIMARY KEY, source TEXT NOT NULL, campaign TEXT NOT NULL, at INTEGER NOT NULL,
+                 request_head TEXT NOT NULL, request_body BLOB NOT NULL, request_truncated INTEGER NOT NULL,
+                 status INTEGER NOT NULL, answer TEXT NOT NULL
+             ) WITHOUT ROWID;"
+        ))?;
+        self.0.insert(day);
+        Ok(())
+    }
+
+    /// After a rollback, and after tables were dropped, nothing is known any more.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// The days that have a table called `prefix_YYYYMMDD`, newest first.
+pub(super) fn tables(conn: &Connection, prefix: &str) -> rusqlite::Result<Vec<u32>> {
+    let mut names = conn.prepare_cached(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE ?1 || '\\_%' ESCAPE '\\' ORDER BY name DESC",
+    )?;
+    let mut days = Vec::new();
+    for name in names.query_map([prefix], |row| row.get::<_, String>(0))? {
+        days.extend(name?.rsplit_once('_').and_then(|(_, day)| day.parse::<u32>().ok()));
+    }
+    Ok(days)
+}

@@ -1,0 +1,283 @@
+//! SQLite in a data directory: opening, migrating, reading, and moving the write-ahead log into the database off the
+//! hot path.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::writer::{Tx, Writer};
+use super::{Store, StoreError};
+use crate::clock;
+
+/// Schema changes in order; `user_version` says how many of them a database has.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_start.sql")];
+/// Connections that read at the same time; a page of a search or a refill of a queue each.
+const READERS: usize = 4;
+/// How many of them searches may have: one that finds little reads much, and deliveries must not wait for it.
+const SEARCHERS: usize = READERS / 2;
+/// How often the log is moved into the database.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// Above this the checkpointer makes the writer wait a moment, so that the log can start anew.
+const LOG_AT_MOST: u64 = 256 << 20;
+/// How long the checkpointer may wait for readers while the writer waits for it.
+const CHECKPOINT_WAITS: Duration = Duration::from_millis(100);
+
+/// The open database.
+pub(super) struct Sqlite {
+    directory: PathBuf,
+    pub(super) writer: Writer,
+    readers: Arc<Readers>,
+    /// Keys the look-up hashes, so that the tables do not hold guessable hashes of personal data.
+    pub(super) lookup_key: [u8; 32],
+    checkpointer: Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>,
+    /// Held while we live: two gateways on one embedded store would each believe they alone grant places.
+    _lock: File,
+}
+
+struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+    searches: Arc<Semaphore>,
+}
+
+/// A reading connection on loan. It goes back, and only then its permit, whatever becomes of who reads: its future may
+/// be dropped while the read goes on, and the read may panic.
+struct Loan {
+    conn: Option<Connection>,
+    readers: Arc<Readers>,
+    _permits: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(self.conn.take());
+    }
+}
+
+impl Store {
+    /// Opens (or makes) the store in `directory`, for this process alone.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, belongs to a newer gateway, or is in use by another process.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let fail = |why: String| StoreError::Open { directory: directory.display().to_string(), why };
+        make_private_directory(directory)
+            .map_err(|error| fail(format!("{error}; check the path and its permissions")))?;
+        let lock = lock(directory).map_err(&fail)?;
+        let path = directory.join("gateway.db");
+        let sql = |error: rusqlite::Error| fail(error.to_string());
+
+        let mut conn = connect(&path).map_err(sql)?;
+        migrate(&mut conn).map_err(&fail)?;
+        let lookup_key = lookup_key(&conn).map_err(sql)?;
+        let writer = Writer::start(conn).map_err(|error| fail(error.to_string()))?;
+
+        let idle = (0..READERS).map(|_| read_only(&path)).collect::<Result<Vec<_>, _>>().map_err(sql)?;
+        let readers = Arc::new(Readers {
+            idle: Mutex::new(idle),
+            permits: Arc::new(Semaphore::new(READERS)),
+            searches: Arc::new(Semaphore::new(SEARCHERS)),
+        });
+        let checkpointer = start_checkpointer(&path).map_err(fail)?;
+        Ok(Self(Arc::new(Sqlite {
+            directory: directory.to_owned(),
+            writer,
+            readers,
+            lookup_key,
+            checkpointer: Some(checkpointer),
+            _lock: lock,
+        })))
+    }
+
+    /// Whether another process has the store in `directory` open.
+    #[must_use]
+    pub fn is_in_use(directory: &Path) -> bool {
+        directory.join("gateway.db").exists() && lock(directory).is_err()
+    }
+
+    /// What the writer has done so far.
+    #[must_use]
+    pub fn commit_stats(&self) -> &super::CommitStats {
+        &self.0.writer.stats
+    }
+
+    /// Bytes on disk, the log included.
+    #[must_use]
+    pub fn size_on_disk(&self) -> u64 {
+        let size = |name| std::fs::metadata(self.0.directory.join(name)).map_or(0, |file| file.len());
+        size("gateway.db") + size("gateway.db-wal")
+    }
+
+    pub(super) async fn commit<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.0.writer.commit(work).await
+    }
+
+    pub(super) async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.read_with(None, work).await
+    }
+
+    /// As [`Store::read`], for what may have to look at many rows.
+    pub(super) async fn search<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.0.readers.searches).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        self.read_with(Some(turn), work).await
+    }
+
+    async fn read_with<T, F>(&self, turn: Option<OwnedSemaphorePermit>, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let readers = Arc::clone(&self.0.readers);
+        let permit = Arc::clone(&readers.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        // As many connections as permits, so one is idle.
+        let conn = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let loan = Loan { conn, readers, _permits: [Some(permit), turn] };
+        tokio::task::spawn_blocking(move || work(loan.conn.as_ref().ok_or(StoreError::Closed)?))
+            .await
+            .map_err(|_| StoreError::Failed("a read broke off".to_owned()))?
+    }
+}
+
+impl Sqlite {
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.checkpointer.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+    }
+}
+
+fn make_private_directory(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // Personal data lives here: for the owner only, also where the directory was made by somebody else. (SQLite gives
+    // its log the permissions of the database.)
+    let new = !directory.exists();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(directory.join("gateway.db"))?;
+    if new && let Some(parent) = directory.canonicalize()?.parent() {
+        // SQLite syncs what is inside the directory; that the directory is there must outlive a power loss too.
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn lock(directory: &Path) -> Result<File, String> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(directory.join("gateway.lock"))
+        .map_err(|error| error.to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err("another gateway uses it; stop that one, or give this one a store of its own".to_owned())
+        }
+        Err(TryLockError::Error(error)) => Err(format!("it cannot be locked ({error})")),
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.pragma_update(None, "page_size", 8192)?;
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    // FULL: the log is synced at every commit, before anybody is told.
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    // The checkpointer does it, so that no commit has to.
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.pragma_update(None, "cache_size", -64_000)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.set_prepared_statement_cache_capacity(256);
+    Ok(conn)
+}
+
+fn read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.pragma_update(None, "cache_size", -16_000)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    Ok(conn)
+}
+
+fn migrate(conn: &mut Connection) -> Result<(), String> {
+    let sql = |error: rusqlite::Error| error.to_string();
+    let have: u32 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sql)?;
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    if have > known {
+        return Err(format!(
+            "it was written by a newer gateway (schema {have}, this one knows {known}); run that version"
+        ));
+    }
+    for (version, migration) in (1..=known).zip(MIGRATIONS).skip(have as usize) {
+        let tx = conn.transaction().map_err(sql)?;
+        tx.execute_batch(migration).map_err(sql)?;
+        tx.pragma_update(None, "user_version", version).map_err(sql)?;
+        tx.commit().map_err(sql)?;
+    }
+    Ok(())
+}
+
+fn lookup_key(conn: &Connection) -> rusqlite::Result<[u8; 32]> {
+    conn.execute(
+        "INSERT INTO meta (key, value) VALUES ('lookup_key', ?1) ON CONFLICT (key) DO NOTHING",
+        [clock::random_bytes::<32>()],
+    )?;
+    conn.query_row("SELECT value FROM meta WHERE key = 'lookup_key'", [], |row| row.get(0))
+}
+
+fn start_checkpointer(path: &Path) -> Result<(mpsc::Sender<()>, std::thread::JoinHandle<()>), String> {
+    let conn = connect(path).map_err(|error| error.to_string())?;
+    conn.busy_timeout(CHECKPOINT_WAITS).map_err(|error| error.to_string())?;
+    let log = path.with_file_name("gateway.db-wal");
+    let (stop, stopped) = mpsc::channel::<()>();
+    let thread = std::thread::Builder::new()
+        .name("store-checkpoint".to_owned())
+        .spawn(move || {
+            while stopped.recv_timeout(CHECKPOINT_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // PASSIVE copies what it can while the writer goes on. Only when the log has grown far beyond what
+                // one round leaves behind is the writer held for the short rest of it; the log is then cut, or its
+                // size would say the same again in the next round.
+                let mode = match std::fs::metadata(&log).map_or(0, |file| file.len()) {
+                    0 => continue,
+                    size if size > LOG_AT_MOST => "TRUNCATE",
+                    _ => "PASSIVE",
+                };
+                if mode == "TRUNCATE" {
+                    checkpoint(&conn, "PASSIVE");
+                }
+                checkpoint(&conn, mode);
+            }
+        })
+        .map_err(|error| error.to_string())?;
+    Ok((stop, thread))
+}
+
+fn checkpoint(conn: &Connection, mode: &str) {
+    if let Err(error) = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())) {
+        tracing::warn!(store.error = %error, "a checkpoint failed; the log grows until one succeeds");
+    }
+}

@@ -1,0 +1,270 @@
+//! The one writer: a thread that takes whatever has queued up, runs it in one transaction, and answers after the
+//! commit has been synced (`synchronous=FULL`). So a hundred leads that arrive together share one sync.
+//!
+//! A job that fails spoils its transaction; the batch is then rolled back and its jobs are run again one by one, so
+//! that only the culprit fails. Jobs are therefore run at least once but commit at most once.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rusqlite::{CachedStatement, Connection};
+use tokio::sync::{mpsc, oneshot};
+
+use super::StoreError;
+use super::days::Days;
+use crate::clock;
+use crate::model::limit::PlaceKey;
+
+/// Jobs that may wait for the writer; beyond it callers wait for room, at most [`ROOM_WITHIN`].
+const QUEUE: usize = 8_192;
+/// Jobs in one transaction: bounds the latency of the first of them.
+const BATCH: usize = 512;
+/// How long a caller waits for room in the queue before it is told [`StoreError::Busy`].
+const ROOM_WITHIN: Duration = Duration::from_secs(2);
+/// Counters kept in the writer's memory between commits.
+const COUNTERS: usize = 200_000;
+
+/// What a job works with: the open transaction and the counters it shares with the jobs beside it.
+pub(super) struct Tx<'a> {
+    conn: &'a Connection,
+    counters: &'a mut Counters,
+    days: &'a mut Days,
+}
+
+impl Tx<'_> {
+    /// A prepared statement, kept for the next time.
+    pub(super) fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
+        self.conn.prepare_cached(sql)
+    }
+
+    /// The connection itself, for statements that are not worth keeping.
+    pub(super) fn connection(&self) -> &Connection {
+        self.conn
+    }
+
+    /// Makes the tables of `day` if they are not there yet.
+    pub(super) fn ensure_day(&mut self, day: u32) -> rusqlite::Result<()> {
+        self.days.ensure(self.conn, day)
+    }
+
+    /// After tables were dropped.
+    pub(super) fn forget_days(&mut self) {
+        self.days.forget();
+    }
+
+    /// Places taken so far under `key`.
+    pub(super) fn used(&mut self, key: &PlaceKey) -> rusqlite::Result<i64> {
+        self.counters.load(self.conn, key)
+    }
+
+    /// Takes (`1`) or gives back (`-1`) a place; written once per commit, however many jobs touch it.
+    pub(super) fn count(&mut self, key: &PlaceKey, by: i64) -> rusqlite::Result<()> {
+        self.counters.load(self.conn, key)?;
+        if let Some(counter) = self.counters.by_key.get_mut(key) {
+            counter.used += by;
+            counter.dirty = true;
+        }
+        Ok(())
+    }
+}
+
+/// Place counts as of the open transaction.
+#[derive(Default)]
+struct Counters {
+    by_key: HashMap<PlaceKey, Counter>,
+}
+
+struct Counter {
+    used: i64,
+    dirty: bool,
+}
+
+impl Counters {
+    fn load(&mut self, conn: &Connection, key: &PlaceKey) -> rusqlite::Result<i64> {
+        if let Some(counter) = self.by_key.get(key) {
+            return Ok(counter.used);
+        }
+        let used = super::places::used(conn, key)?;
+        self.by_key.insert(key.clone(), Counter { used, dirty: false });
+        Ok(used)
+    }
+
+    fn write(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+        for (key, counter) in self.by_key.iter_mut().filter(|(_, counter)| counter.dirty) {
+            super::places::set(conn, key, counter.used)?;
+            counter.dirty = false;
+        }
+        // Clean counters can be read again: forgetting them bounds the memory.
+        if self.by_key.len() > COUNTERS {
+            self.by_key.clear();
+        }
+        Ok(())
+    }
+}
+
+type Outcome = Result<(), StoreError>;
+
+/// A write waiting for its commit.
+trait Job: Send {
+    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+    fn answer(self: Box<Self>, outcome: Outcome);
+}
+
+struct Call<F, T> {
+    work: F,
+    result: Option<T>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<F, T> Job for Call<F, T>
+where
+    F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
+    T: Send,
+{
+    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        self.result = Some((self.work)(tx)?);
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, outcome: Outcome) {
+        let Self { result, reply, .. } = *self;
+        let result = outcome.and_then(|()| result.ok_or(StoreError::Closed));
+        // The caller may have gone (a source that hung up): what was committed stands all the same.
+        let _ = reply.send(result);
+    }
+}
+
+/// What the writer has done so far, for metrics.
+#[derive(Debug, Default)]
+pub struct CommitStats {
+    /// Transactions committed.
+    pub commits: AtomicU64,
+    /// Jobs in them.
+    pub jobs: AtomicU64,
+    /// Time spent in them, microseconds, syncs included.
+    pub micros: AtomicU64,
+    /// Commits that failed.
+    pub failures: AtomicU64,
+}
+
+/// The way to the writer thread. The thread ends when the last handle is gone.
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Box<dyn Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    pub(super) stats: Arc<CommitStats>,
+}
+
+impl Writer {
+    /// Starts the thread on its own connection.
+    pub(super) fn start(conn: Connection) -> std::io::Result<Self> {
+        let (jobs, waiting) = mpsc::channel(QUEUE);
+        let stats = Arc::new(CommitStats::default());
+        let counted = Arc::clone(&stats);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || write_until_closed(&conn, waiting, &counted))?;
+        Ok(Self { jobs, thread: Some(thread), stats })
+    }
+
+    /// Runs `work` in the next transaction and returns its result once that is synced.
+    pub(super) async fn commit<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: Box<dyn Job> = Box::new(Call { work, result: None, reply });
+        match tokio::time::timeout(ROOM_WITHIN, self.jobs.send(job)).await {
+            Ok(Ok(())) => answer.await.map_err(|_| StoreError::Closed)?,
+            Ok(Err(_)) => Err(StoreError::Closed),
+            Err(_) => Err(StoreError::Busy),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Closing the channel lets the thread finish what it has taken; wait, so that the files are whole after us.
+        let (closed, _) = mpsc::channel(1);
+        drop(std::mem::replace(&mut self.jobs, closed));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_until_closed(conn: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, stats: &CommitStats) {
+    let mut counters = Counters::default();
+    let mut days = Days::default();
+    let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
+    while let Some(first) = waiting.blocking_recv() {
+        batch.push(first);
+        while batch.len() < BATCH
+            && let Ok(next) = waiting.try_recv()
+        {
+            batch.push(next);
+        }
+        let started = clock::instant();
+        let outcome = transact(conn, &mut counters, &mut days, &mut batch);
+        if outcome.is_err() && batch.len() > 1 {
+            for job in batch.drain(..) {
+                let mut alone = vec![job];
+                let outcome = transact(conn, &mut counters, &mut days, &mut alone);
+                finish(alone, &outcome, stats);
+            }
+        } else {
+            finish(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)), &outcome, stats);
+        }
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        stats.micros.fetch_add(micros, Ordering::Relaxed);
+    }
+    // Leaves no log behind for the next start to replay.
+    if let Err(error) = conn.pragma_update(None, "wal_checkpoint", "TRUNCATE") {
+        tracing::debug!(%error, "final checkpoint skipped");
+    }
+}
+
+fn finish(jobs: Vec<Box<dyn Job>>, outcome: &Outcome, stats: &CommitStats) {
+    match outcome {
+        Ok(()) => {
+            stats.commits.fetch_add(1, Ordering::Relaxed);
+            stats.jobs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+        }
+        Err(error) => {
+            stats.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(store.error = %error, store.jobs = jobs.len(), "a commit failed");
+        }
+    }
+    for job in jobs {
+        job.answer(outcome.clone());
+    }
+}
+
+/// One transaction; leaves neither it nor counters behind when it fails.
+fn transact(conn: &Connection, counters: &mut Counters, days: &mut Days, batch: &mut [Box<dyn Job>]) -> Outcome {
+    let result = (|| {
+        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for job in batch.iter_mut() {
+            // A job that panics fails like any other: the writer must outlive it, or nothing is ever stored again.
+            let mut tx = Tx { conn, counters, days };
+            std::panic::catch_unwind(AssertUnwindSafe(|| job.run(&mut tx)))
+                .unwrap_or(Err(rusqlite::Error::UnwindingPanic))?;
+        }
+        counters.write(conn)?;
+        conn.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
+    })();
+    result.map_err(|error: rusqlite::Error| {
+        counters.by_key.clear();
+        days.forget();
+        if !conn.is_autocommit()
+            && let Err(rollback) = conn.execute_batch("ROLLBACK")
+        {
+            tracing::error!(store.error = %rollback, "a rollback failed");
+        }
+        error.into()
+    })
+}

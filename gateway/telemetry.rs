@@ -1,0 +1,140 @@
+//! What operators see: log lines and metrics. Neither ever carries a lead's value, a body or a secret; labels are ids
+//! from the configuration and words of fixed vocabularies.
+
+use std::io::IsTerminal as _;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Log, LogFormat};
+use crate::model::delivery::{Class, Delivery, DeliveryState, Verdict};
+use crate::store::CommitStats;
+
+/// Starts logging: text on a terminal, JSON lines otherwise, unless configured. Later calls have no effect.
+pub fn start_logging(log: &Log) {
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let json = match log.format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    // A subscriber that is already there (a test's) stays.
+    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_ansi(terminal).try_init() };
+}
+
+/// Bounds of the latency histograms, seconds.
+const LATENCY: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+
+/// Starts counting; the handle renders what `/metrics` answers. Where a recorder is already installed (a second
+/// gateway in one process), counting goes on there.
+#[must_use]
+pub fn start_metrics() -> PrometheusHandle {
+    let builder = PrometheusBuilder::new();
+    let builder = match builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY) {
+        Ok(builder) => builder,
+        Err(_) => PrometheusBuilder::new(),
+    };
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    if metrics::set_global_recorder(recorder).is_ok() {
+        describe();
+        let _ = RECORDED.set(handle.clone());
+    }
+    handle
+}
+
+/// The handle of the recorder that counts.
+static RECORDED: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Folds what the histograms have gathered, so that it does not grow while nobody asks for `/metrics`.
+pub fn upkeep() {
+    if let Some(handle) = RECORDED.get() {
+        handle.run_upkeep();
+    }
+}
+
+fn describe() {
+    describe_counter!("gateway_leads_total", "Posts answered, by source, campaign and result");
+    describe_counter!("gateway_deliveries_total", "Deliveries that reached a state, by partner, contract and state");
+    describe_counter!("gateway_attempts_total", "Attempts that ended, by partner, contract, verdict and class");
+    describe_counter!("gateway_gate_answers_total", "What gates answered, by contract and answer");
+    describe_histogram!("gateway_stage_seconds", "How long a stage took");
+    describe_gauge!("gateway_queue_depth", "Deliveries waiting at a contract");
+    describe_gauge!("gateway_queue_oldest_seconds", "Age of the oldest ready delivery at a contract");
+    describe_gauge!("gateway_unknown_deliveries", "Deliveries whose outcome a person must decide");
+    describe_gauge!("gateway_breaker_open", "1 while a contract's breaker is open");
+    describe_counter!("gateway_store_commits_total", "Commits of the store");
+    describe_counter!("gateway_store_commit_jobs_total", "Writes in those commits");
+    describe_counter!("gateway_store_commit_microseconds_total", "Time spent in them, syncs included");
+    describe_counter!("gateway_store_commit_failures_total", "Commits that failed");
+    describe_gauge!("gateway_store_bytes", "The store's size on disk");
+}
+
+/// A post was answered.
+pub fn lead_answered(source: &str, campaign: &str, result: &'static str) {
+    counter!("gateway_leads_total", "source" => source.to_owned(), "campaign" => campaign.to_owned(), "result" => result)
+        .increment(1);
+}
+
+/// A stage took so long: `intake` (the whole post), `accept_commit`, `render`, `attempt_commit`, `dispatch`,
+/// `completion_commit`.
+pub fn stage(stage: &'static str, took: Duration) {
+    histogram!("gateway_stage_seconds", "stage" => stage).record(took.as_secs_f64());
+}
+
+/// A delivery reached a state.
+pub fn delivery_ended(delivery: &Delivery, state: DeliveryState) {
+    counter!("gateway_deliveries_total", "partner" => delivery.partner.to_string(), "contract" => delivery.contract.to_string(),
+             "state" => state.as_str())
+    .increment(1);
+}
+
+/// An attempt ended.
+pub fn attempt_ended(delivery: &Delivery, verdict: Verdict, class: Class) {
+    counter!("gateway_attempts_total", "partner" => delivery.partner.to_string(), "contract" => delivery.contract.to_string(),
+             "verdict" => verdict.as_str(), "class" => class.as_str())
+    .increment(1);
+}
+
+/// A gate answered: `open`, or why it is shut.
+pub fn gate_answered(contract: &str, answer: &'static str) {
+    counter!("gateway_gate_answers_total", "contract" => contract.to_owned(), "answer" => answer).increment(1);
+}
+
+/// What waits at a contract; `None` leaves the depth as it was.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+pub fn queue(contract: &str, depth: Option<u64>, oldest: Option<Timestamp>, now: Timestamp) {
+    if let Some(depth) = depth {
+        gauge!("gateway_queue_depth", "contract" => contract.to_owned()).set(depth as f64);
+    }
+    let age = oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64().max(0.0));
+    gauge!("gateway_queue_oldest_seconds", "contract" => contract.to_owned()).set(age);
+}
+
+/// How many deliveries a person must decide.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+pub fn unknown(deliveries: u64) {
+    gauge!("gateway_unknown_deliveries").set(deliveries as f64);
+}
+
+/// Whether a contract's breaker is open.
+pub fn breaker(contract: &str, open: bool) {
+    gauge!("gateway_breaker_open", "contract" => contract.to_owned()).set(if open { 1.0 } else { 0.0 });
+}
+
+/// What the store's writer has done, and how large the store is.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+pub fn store(stats: &CommitStats, bytes: u64) {
+    counter!("gateway_store_commits_total").absolute(stats.commits.load(Ordering::Relaxed));
+    counter!("gateway_store_commit_jobs_total").absolute(stats.jobs.load(Ordering::Relaxed));
+    counter!("gateway_store_commit_microseconds_total").absolute(stats.micros.load(Ordering::Relaxed));
+    counter!("gateway_store_commit_failures_total").absolute(stats.failures.load(Ordering::Relaxed));
+    gauge!("gateway_store_bytes").set(bytes as f64);
+}

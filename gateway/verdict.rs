@@ -1,0 +1,129 @@
+//! What an exchange means: the partner's own rules first, whatever the status; then what every partner means alike.
+//!
+//! ```text
+//! not sent, timeout, reset, incomplete ──────────────▶ retryable | unknown        (builtin.rs)
+//! reply ─▶ duplicate, accepted, rejected, retryable ─▶ the first rule that holds  (rules.rs, select.rs)
+//!       ─▶ SOAP fault, then the status ──────────────▶ the table of CONTRACT 6    (fault.rs, builtin.rs)
+//!       ─▶ reason, reference, redirect_url, price                                 (extract.rs)
+//! ```
+//!
+//! A reply is hostile until proven otherwise: nothing here panics on one, recurses with its depth, or costs more than
+//! the limits in `select.rs` allow. What cannot be read selects nothing, and what no rule explains is `unknown`, never
+//! a guess.
+
+use jiff::Timestamp;
+
+use crate::model::contract::{Endpoint, Method, On5xx, Unmatched};
+use crate::model::delivery::{Class, Explanation, Judgement, Verdict};
+use crate::model::exchange::{Reply, SendFault};
+use crate::model::money::Currency;
+
+use self::builtin::Meaning;
+use self::extract::Extractors;
+use self::rules::{Faults, Hit, Rule};
+use self::select::Reading;
+
+mod builtin;
+mod extract;
+mod fault;
+mod retry_after;
+mod rules;
+mod select;
+
+/// A contract's response rules, compiled once and shared by every thread that judges its replies.
+#[derive(Debug)]
+pub struct Rules {
+    /// In the order they are tried: duplicate, accepted, rejected, retryable.
+    verdicts: Vec<(Verdict, Vec<Rule>)>,
+    extractors: Extractors,
+    method: Method,
+    on_5xx: On5xx,
+    unmatched: Unmatched,
+}
+
+/// What is wrong with a response rule, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+pub struct RuleFault {
+    /// The key below the endpoint, such as `response.accepted[1].xpath`; lists count from 0.
+    pub path: String,
+    /// What is wrong and what to write instead.
+    pub message: String,
+}
+
+impl Rules {
+    /// Compiles an endpoint's response rules. `currency` is the campaign's, in which a reply's price is read.
+    ///
+    /// # Errors
+    /// Every fault of every rule at once.
+    pub fn compile(endpoint: &Endpoint, currency: Currency) -> Result<Self, Vec<RuleFault>> {
+        let response = &endpoint.response;
+        let mut faults = Faults::default();
+        let mut verdicts = Vec::new();
+        for (verdict, configured) in [
+            (Verdict::Duplicate, &response.duplicate),
+            (Verdict::Accepted, &response.accepted),
+            (Verdict::Rejected, &response.rejected),
+            (Verdict::Retryable, &response.retryable),
+        ] {
+            if let Some(list) = configured {
+                verdicts.push((verdict, rules::compile_list(&format!("response.{verdict}"), &list.0, &mut faults)));
+            }
+        }
+        let extractors = Extractors::compile(response, currency, &mut faults);
+        if !faults.0.is_empty() {
+            return Err(faults.0);
+        }
+        let (method, on_5xx, unmatched) = (endpoint.method, endpoint.on_5xx, endpoint.unmatched);
+        Ok(Self { verdicts, extractors, method, on_5xx, unmatched })
+    }
+
+    /// Judges what came of sending a request. `now` serves only a Retry-After that names a date in a reply that does
+    /// not name its own.
+    #[must_use]
+    pub fn judge(&self, sent: &Result<Reply, SendFault>, now: Timestamp) -> Judgement {
+        match sent {
+            Ok(reply) => self.judge_reply(reply, now),
+            Err(fault) => Meaning::of_send_fault(fault).into_judgement(),
+        }
+    }
+
+    fn judge_reply(&self, reply: &Reply, now: Timestamp) -> Judgement {
+        let reading = Reading::of(reply);
+        let meaning = self
+            .first_match(&reading)
+            .or_else(|| fault::find(&reading, self.method).map(|fault| Meaning::of_soap_fault(&fault)))
+            .unwrap_or_else(|| {
+                Meaning::of_status(reply.status, !self.verdicts.is_empty(), self.on_5xx, self.unmatched)
+            });
+        let mut judgement = meaning.into_judgement();
+        if judgement.verdict == Verdict::Retryable {
+            judgement.retry_after = retry_after::of(reply, now);
+        }
+        let said = self.extractors.read(&reading);
+        judgement.reason = said.reason.or(judgement.reason);
+        judgement.reference = said.reference;
+        judgement.redirect_url = said.redirect_url;
+        judgement.price = said.price;
+        judgement
+    }
+
+    fn first_match(&self, reading: &Reading<'_>) -> Option<Meaning> {
+        self.verdicts.iter().find_map(|(verdict, any_of)| {
+            let Hit { selector, found } = any_of.iter().find_map(|rule| rule.hit(reading))?;
+            Some(Meaning {
+                verdict: *verdict,
+                class: Class::Response,
+                explanation: Explanation {
+                    rule: verdict.as_str().to_owned(),
+                    selector: Some(selector),
+                    found: found.map(|text| extract::tidy(&text, MAX_FOUND)),
+                },
+                reason: None,
+            })
+        })
+    }
+}
+
+/// How much of what a rule found is kept in an explanation, in characters.
+const MAX_FOUND: usize = 200;

@@ -1,0 +1,283 @@
+//! Selectors: where in a reply to look, and what was found there.
+//!
+//! A body is decoded and parsed at most once, when a selector first asks, by what the selector reads and not by what
+//! its Content-Type claims. A body that is not what a selector reads selects nothing.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+use oxml::XPath;
+use regex::Regex;
+use serde_json_path::JsonPath;
+
+use crate::model::contract::{DocumentKind, Inside as InsideConfig, Rule as RuleConfig};
+use crate::model::exchange::Reply;
+
+use super::rules::Faults;
+
+mod json;
+mod text;
+mod xml;
+
+/// A larger body, or nested document, is not parsed; `regex` and `contains` still read it.
+const MAX_DOCUMENT_BYTES: usize = 4 << 20;
+/// The most that one selector may select: texts, and bytes in all of them.
+const MAX_TEXTS: usize = 10_000;
+const MAX_TEXT_BYTES: usize = 4 << 20;
+/// The most matches of a `regex`, whose search may start anew for each.
+const MAX_MATCHES: usize = 100;
+/// The most nested documents that `inside` opens.
+const MAX_NESTED: usize = 20;
+
+/// A reply being read.
+pub(super) struct Reading<'r> {
+    reply: &'r Reply,
+    body: Body<'r>,
+}
+
+impl<'r> Reading<'r> {
+    pub(super) fn of(reply: &'r Reply) -> Self {
+        Self { reply, body: Body { source: Source::Reply(reply), ..Body::default() } }
+    }
+
+    pub(super) fn body(&self) -> &Body<'r> {
+        &self.body
+    }
+}
+
+/// A body, or a document nested in one, with what it was parsed to.
+#[derive(Default)]
+pub(super) struct Body<'r> {
+    source: Source<'r>,
+    text: OnceCell<Cow<'r, str>>,
+    json: OnceCell<Option<serde_json::Value>>,
+    xml: OnceCell<Option<oxml::Document>>,
+}
+
+#[derive(Default)]
+enum Source<'r> {
+    Reply(&'r Reply),
+    /// The text stands in `Body::text` from the start.
+    #[default]
+    Text,
+}
+
+impl<'r> Body<'r> {
+    fn nested(text: Cow<'r, str>) -> Self {
+        Self { text: OnceCell::from(text), ..Self::default() }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        self.text.get_or_init(|| match self.source {
+            Source::Reply(reply) => text::decode(&reply.body, reply.header("content-type")),
+            Source::Text => Cow::default(),
+        })
+    }
+
+    /// The text to be parsed, unless it is too large.
+    fn parsable(&self) -> Option<&str> {
+        Some(self.text().trim()).filter(|text| text.len() <= MAX_DOCUMENT_BYTES)
+    }
+
+    fn json(&self) -> Option<&serde_json::Value> {
+        self.json.get_or_init(|| json::parse(self.parsable()?)).as_ref()
+    }
+
+    pub(super) fn xml(&self) -> Option<&oxml::Document> {
+        self.xml.get_or_init(|| xml::parse(self.parsable()?)).as_ref()
+    }
+}
+
+/// What a selector found.
+pub(super) struct Found<'b> {
+    /// Each selected thing as text. A JSON null has none.
+    pub(super) texts: Vec<Cow<'b, str>>,
+    /// Whether something was selected: not a JSON null, not an XPath expression that is neither nodes nor true.
+    pub(super) exists: bool,
+    /// Whether there was something to look in: a JSON document for a JSONPath, an XML document for an XPath.
+    pub(super) readable: bool,
+}
+
+impl<'b> Found<'b> {
+    fn unreadable() -> Self {
+        Self { texts: Vec::new(), exists: false, readable: false }
+    }
+
+    /// As many of the texts as one selector may select.
+    fn texts(all: impl Iterator<Item = Cow<'b, str>>) -> Self {
+        let mut left = MAX_TEXT_BYTES;
+        let mut texts = Vec::new();
+        for text in all.take(MAX_TEXTS) {
+            let Some(rest) = left.checked_sub(text.len()) else { break };
+            left = rest;
+            texts.push(text);
+        }
+        Self { exists: !texts.is_empty(), texts, readable: true }
+    }
+
+    fn into_owned(self) -> Found<'static> {
+        let texts = self.texts.into_iter().map(|text| Cow::Owned(text.into_owned())).collect();
+        Found { texts, exists: self.exists, readable: self.readable }
+    }
+}
+
+/// Where to look.
+#[derive(Debug)]
+pub(super) struct Selector {
+    inside: Option<Look>,
+    look: Look,
+    /// For explanations, such as `json $.code`.
+    label: String,
+}
+
+#[derive(Debug)]
+enum Look {
+    Status,
+    Header(String),
+    Json(Box<JsonPath>),
+    Xpath(Box<XPath>),
+    Form(String),
+    Regex(Regex),
+    Contains(String),
+}
+
+impl Selector {
+    /// Where it looks, in the words of the configuration.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    pub(super) fn select<'r>(&self, reading: &'r Reading<'_>) -> Found<'r> {
+        let Some(inside) = &self.inside else {
+            return self.look.at(reading.reply, &reading.body);
+        };
+        let outer = inside.at(reading.reply, &reading.body);
+        let mut all = Found::unreadable();
+        for text in outer.texts.into_iter().take(MAX_NESTED) {
+            let found = self.look.at(reading.reply, &Body::nested(text)).into_owned();
+            all.texts.extend(found.texts);
+            all.exists |= found.exists;
+            all.readable |= found.readable;
+        }
+        all
+    }
+
+    pub(super) fn compile(path: &str, config: &RuleConfig, faults: &mut Faults) -> Option<Self> {
+        let texts = [
+            ("header", &config.header),
+            ("json", &config.json),
+            ("xpath", &config.xpath),
+            ("form", &config.form),
+            ("regex", &config.regex),
+            ("contains", &config.contains),
+        ];
+        let mut named: Vec<(&str, &str)> = config.status.iter().map(|_| ("status", "")).collect();
+        named.extend(texts.iter().filter_map(|(key, text)| Some((*key, text.as_deref()?))));
+        let (key, text) = match named.as_slice() {
+            [one] => *one,
+            [] => {
+                let message = "has no selector: name status, header, json, xpath, form, regex or contains";
+                faults.add(path, message);
+                return None;
+            }
+            several => {
+                let keys: Vec<_> = several.iter().map(|(key, _)| *key).collect();
+                let message = format!("has {} selectors: keep one, or write `all = [...]`", keys.join(" and "));
+                faults.add(path, message);
+                return None;
+            }
+        };
+        if config.status == Some(false) {
+            faults.add(&format!("{path}.status"), "is false: write true to select the status");
+        }
+        // Both, so that neither hides the faults of the other.
+        let look = Look::compile(&format!("{path}.{key}"), key, text, faults);
+        let inside =
+            config.inside.as_ref().map(|inside| compile_inside(&format!("{path}.inside"), inside, key, faults));
+        let label = if text.is_empty() { key.to_owned() } else { format!("{key} {text}") };
+        match inside {
+            None => Some(Self { inside: None, look: look?, label }),
+            Some(inside) => {
+                let (inside, outer) = inside?;
+                Some(Self { inside: Some(inside), look: look?, label: format!("{label} inside {outer}") })
+            }
+        }
+    }
+}
+
+/// The selector of the nested document, and its label.
+fn compile_inside(path: &str, config: &InsideConfig, key: &str, faults: &mut Faults) -> Option<(Look, String)> {
+    let as_word = match config.kind {
+        DocumentKind::Xml => "xml",
+        DocumentKind::Json => "json",
+        DocumentKind::Form => "form",
+        DocumentKind::Text => "text",
+    };
+    match (key, config.kind) {
+        ("xpath", DocumentKind::Xml)
+        | ("json", DocumentKind::Json)
+        | ("form", DocumentKind::Form)
+        | ("regex" | "contains", _) => {}
+        ("status" | "header", _) => {
+            faults.add(path, format!("`{key}` stands outside the body: leave `inside` out"));
+        }
+        _ => faults.add(path, format!("`{key}` does not read a nested document that is `as = \"{as_word}\"`")),
+    }
+    let outer = [("json", &config.json), ("xpath", &config.xpath), ("form", &config.form), ("regex", &config.regex)];
+    let named: Vec<_> = outer.iter().filter_map(|(key, text)| Some((*key, text.as_deref()?))).collect();
+    if let [(key, text)] = named.as_slice() {
+        let look = Look::compile(&format!("{path}.{key}"), key, text, faults)?;
+        Some((look, format!("{key} {text} as {as_word}")))
+    } else {
+        faults.add(path, "needs exactly one of json, xpath, form and regex to find the nested document");
+        None
+    }
+}
+
+impl Look {
+    fn compile(path: &str, key: &str, text: &str, faults: &mut Faults) -> Option<Self> {
+        if text.is_empty() && key != "status" {
+            faults.add(path, "is empty");
+            return None;
+        }
+        let compiled = match key {
+            "status" => Ok(Self::Status),
+            "header" if text.contains(|c: char| !c.is_ascii_graphic() || c == ':') => {
+                Err("is not the name of a header".to_owned())
+            }
+            "header" => Ok(Self::Header(text.to_owned())),
+            "json" => json::compile(text).map(|path| Self::Json(Box::new(path))),
+            "xpath" => xml::compile(text).map(|xpath| Self::Xpath(Box::new(xpath))),
+            "form" => Ok(Self::Form(text.to_owned())),
+            "regex" => Regex::new(text).map(Self::Regex).map_err(|error| format!("is no regular expression: {error}")),
+            _ => Ok(Self::Contains(text.to_owned())),
+        };
+        compiled.map_err(|message| faults.add(path, message)).ok()
+    }
+
+    fn at<'b>(&self, reply: &'b Reply, body: &'b Body<'_>) -> Found<'b> {
+        match self {
+            Self::Status => Found::texts(std::iter::once(Cow::Owned(reply.status.to_string()))),
+            Self::Header(name) => {
+                let same_name = reply.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name));
+                Found::texts(same_name.map(|(_, value)| Cow::Borrowed(value.trim())))
+            }
+            Self::Json(path) => body.json().map_or_else(Found::unreadable, |value| json::select(path, value)),
+            Self::Xpath(xpath) => body.xml().map_or_else(Found::unreadable, |doc| xml::select(xpath, doc)),
+            Self::Form(name) => {
+                let pairs = form_urlencoded::parse(body.text().trim().as_bytes());
+                Found::texts(pairs.filter(|(key, _)| key == name).map(|(_, value)| value))
+            }
+            Self::Regex(regex) => {
+                Found::texts(regex.captures_iter(body.text()).take(MAX_MATCHES).filter_map(|found| {
+                    let part = found.get(1).or_else(|| found.get(0))?;
+                    Some(Cow::Borrowed(part.as_str()))
+                }))
+            }
+            Self::Contains(text) => {
+                let there = body.text().contains(text.as_str());
+                Found::texts(there.then(|| Cow::Owned(text.clone())).into_iter())
+            }
+        }
+    }
+}

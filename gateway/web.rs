@@ -1,0 +1,4 @@
+//! What the faces share: the HTTP server, and how errors are answered.
+
+pub mod problem;
+pub mod server;

@@ -1,0 +1,185 @@
+//! Drives the pipeline: a queue and a runner for each contract, so that one slow partner costs the others nothing;
+//! recovery at start; housekeeping; drain at the end.
+
+mod housekeeping;
+mod queue;
+mod recovery;
+mod runner;
+pub mod window;
+
+pub use queue::QueueView;
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::model::id::{ContractId, PartnerId};
+use crate::model::lead::Lead;
+use crate::pipeline::{Pipeline, Queues};
+use crate::store::{Queued, StoreError};
+use queue::Queue;
+use window::{Fresh, Item};
+
+/// Leads that may wait in memory, all contracts together.
+const FRESH_LEADS: usize = 20_000;
+
+/// The worker. One per process; cheap to clone.
+#[derive(Clone)]
+pub struct Worker(Arc<Inner>);
+
+struct Inner {
+    pipeline: Arc<Pipeline>,
+    queues: RwLock<HashMap<ContractId, Arc<Queue>>>,
+    tasks: TaskTracker,
+    stop: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
+    keep: Keep,
+    /// Bounds the leads that wait in memory; beyond it they are read again when their turn comes.
+    fresh: Arc<Semaphore>,
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Exchanges and refused posts.
+    pub captures: Duration,
+    /// Finished leads.
+    pub leads: Duration,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Worker")
+    }
+}
+
+impl Worker {
+    /// Connects a worker to the pipeline. Nothing moves until [`Worker::recover`] has run.
+    #[must_use]
+    pub fn new(pipeline: Arc<Pipeline>, keep: Keep) -> Self {
+        let inner = Arc::new(Inner {
+            pipeline,
+            queues: RwLock::default(),
+            tasks: TaskTracker::new(),
+            stop: watch::Sender::new(false),
+            ready: watch::Sender::new(false),
+            keep,
+            fresh: Arc::new(Semaphore::new(FRESH_LEADS)),
+        });
+        inner.pipeline.connect(Arc::new(Handle(Arc::downgrade(&inner))));
+        Self(inner)
+    }
+
+    /// Finds everything unfinished and carries on with it; then keeps house until the drain.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn recover(&self) -> Result<recovery::Found, StoreError> {
+        let found = recovery::recover(&self.0).await?;
+        self.0.ready.send_replace(true);
+        self.0.tasks.spawn(housekeeping::keep_house(Arc::downgrade(&self.0), self.0.stop.subscribe()));
+        Ok(found)
+    }
+
+    /// Whether recovery is done.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.0.ready.borrow()
+    }
+
+    /// Waits until recovery is done, at most `within`; returns whether it is.
+    pub async fn becomes_ready(&self, within: Duration) -> bool {
+        let mut ready = self.0.ready.subscribe();
+        let waited = tokio::time::timeout(within, ready.wait_for(|ready| *ready)).await;
+        matches!(waited, Ok(Ok(_)))
+    }
+
+    /// Stops starting attempts and waits for those under way, at most `within`; returns whether all ended.
+    pub async fn drain(&self, within: Duration) -> bool {
+        self.0.stop.send_replace(true);
+        self.0.tasks.close();
+        tokio::time::timeout(within, self.0.tasks.wait()).await.is_ok()
+    }
+
+    /// What waits at each contract, for staff and metrics.
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueView> {
+        self.0.all_queues().iter().map(|queue| queue.view()).collect()
+    }
+}
+
+impl Inner {
+    fn all_queues(&self) -> Vec<Arc<Queue>> {
+        self.queues.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn queue(self: &Arc<Self>, contract: &ContractId, more: bool) -> Arc<Queue> {
+        let known = self.queues.read().unwrap_or_else(PoisonError::into_inner).get(contract).cloned();
+        if let Some(queue) = known {
+            if more {
+                queue.window().expect_more();
+            }
+            return queue;
+        }
+        let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
+        let queue = queues.entry(contract.clone()).or_insert_with(|| {
+            let queue = Arc::new(Queue::new(contract.clone(), more));
+            let runner = runner::Runner::new(
+                Arc::clone(&queue),
+                Arc::clone(&self.pipeline),
+                self.tasks.clone(),
+                self.stop.subscribe(),
+            );
+            // Not before recovery has found every attempt that was open: what a runner starts is none of those.
+            let (mut ready, mut stop) = (self.ready.subscribe(), self.stop.subscribe());
+            self.tasks.spawn(async move {
+                let go = tokio::select! {
+                    ready = ready.wait_for(|ready| *ready) => ready.is_ok(),
+                    _ = stop.wait_for(|stop| *stop) => false,
+                };
+                if go {
+                    runner.run().await;
+                }
+            });
+            queue
+        });
+        Arc::clone(queue)
+    }
+}
+
+/// The pipeline's way to the queues. Weak: the pipeline must not keep its own worker alive.
+struct Handle(std::sync::Weak<Inner>);
+
+impl Queues for Handle {
+    fn push(&self, contract: &ContractId, queued: Queued, lead: Option<Arc<Lead>>) {
+        let Some(inner) = self.0.upgrade() else { return };
+        let now: Timestamp = inner.pipeline.clock.now();
+        let fresh = lead.and_then(|lead| {
+            let permit = Arc::clone(&inner.fresh).try_acquire_owned().ok()?;
+            Some(Fresh { lead, permit: Arc::new(permit) })
+        });
+        inner.queue(contract, false).push(Item { lead: fresh, ..Item::stored(queued) }, now);
+    }
+
+    fn freed(&self, partner: &PartnerId) {
+        let Some(inner) = self.0.upgrade() else { return };
+        let network = inner.pipeline.directory.network();
+        let queues = inner.queues.read().unwrap_or_else(PoisonError::into_inner);
+        for contract in network.contracts_of(partner) {
+            if let Some(queue) = queues.get(contract) {
+                queue.wake();
+            }
+        }
+    }
+
+    fn changed(&self) {
+        let Some(inner) = self.0.upgrade() else { return };
+        for queue in inner.all_queues() {
+            queue.wake();
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What happens by the clock: retention once an hour, gauges every few seconds.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Inner;
+use crate::telemetry;
+
+/// How often gauges are refreshed.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+/// Gauge rounds between two counts of long backlogs: a minute.
+const COUNT_EVERY: u32 = 12;
+/// Gauge rounds between two tidyings: an hour.
+const TIDY_EVERY: u32 = 720;
+
+pub(super) async fn keep_house(inner: Weak<Inner>, mut stop: watch::Receiver<bool>) {
+    let mut round = 0_u32;
+    loop {
+        {
+            let Some(inner) = inner.upgrade() else { return };
+            if round.is_multiple_of(TIDY_EVERY) {
+                tidy(&inner).await;
+            }
+            telemetry::upkeep();
+            gauges(&inner, round.is_multiple_of(COUNT_EVERY)).await;
+        }
+        round = round.wrapping_add(1);
+        tokio::select! {
+            () = tokio::time::sleep(GAUGES_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn tidy(inner: &Inner) {
+    let pipeline = &inner.pipeline;
+    match pipeline.store.tidy(pipeline.clock.now(), inner.keep.captures, inner.keep.leads).await {
+        Ok(forgotten) if forgotten == crate::store::Forgotten::default() => {}
+        Ok(forgotten) => {
+            tracing::info!(tables = forgotten.days, leads = forgotten.leads, "dropped what is past its retention");
+        }
+        Err(error) => tracing::warn!(store.error = %error, "retention could not run; it is tried again in an hour"),
+    }
+}
+
+async fn gauges(inner: &Inner, count: bool) {
+    let pipeline = &inner.pipeline;
+    let now = pipeline.clock.now();
+    for queue in inner.all_queues() {
+        let view = queue.view();
+        let depth = match (view.more, count) {
+            (false, _) => Some(view.waiting()),
+            // A long backlog is counted in the store, which takes a moment, and so not every time.
+            (true, true) => pipeline.store.queue_length(view.contract.clone()).await.ok(),
+            (true, false) => None,
+        };
+        telemetry::queue(view.contract.as_str(), depth, view.oldest, now);
+    }
+    if let Ok(unknown) = pipeline.store.unknown_count().await {
+        telemetry::unknown(unknown);
+    }
+    for entry in pipeline.directory.network().contracts() {
+        telemetry::breaker(entry.contract.id.as_str(), pipeline.lanes.lane(entry).broken_until(now).is_some());
+    }
+    telemetry::store(pipeline.store.commit_stats(), pipeline.store.size_on_disk());
+}

@@ -1,0 +1,413 @@
+//! A contract's runner: takes the first of its queue when permit, pace, breaker and gate let it, and hands it to the
+//! pipeline. While the contract is shut it passes waiting deliveries over as the contract says, ends those that have
+//! waited too long, and sleeps until the next opening, the next retry, or the bell.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::queue::Queue;
+use super::window::{Item, Which};
+use crate::directory::ContractEntry;
+use crate::gate::{Answer, Shut, Ticket};
+use crate::model::delivery::ShutReason;
+use crate::pipeline::{Attempted, Go, Permit, Pipeline};
+use crate::routing::advance::{AtShut, Terms};
+use crate::store::{QueueKey, Queued, StoreError};
+use crate::telemetry;
+
+/// How long to wait after the store or the gate could not answer.
+const TROUBLE_PAUSE: Duration = Duration::from_millis(250);
+/// An idle runner looks at its queue at least this often, whatever the bell says.
+const AT_LEAST_EVERY: Duration = Duration::from_mins(1);
+
+pub(super) struct Runner {
+    queue: Arc<Queue>,
+    pipeline: Arc<Pipeline>,
+    tasks: TaskTracker,
+    stop: watch::Receiver<bool>,
+    /// The present hold, while the contract is shut.
+    hold: Option<Hold>,
+    /// Whether it has been open since this runner started.
+    seen_open: bool,
+}
+
+/// A time during which the contract is shut.
+struct Hold {
+    since: Timestamp,
+    /// The runner has not seen the contract open: what was made to wait here may have waited since before it started.
+    from_start: bool,
+    /// How far what lies in the store behind the window has been looked through for deliveries to pass over.
+    swept: Sweep,
+    /// When the store last confirmed that it is full.
+    confirmed: Option<Timestamp>,
+}
+
+/// How far a sweep has come.
+#[derive(Clone, Copy)]
+enum Sweep {
+    /// Up to here; `None`: not begun.
+    After(Option<QueueKey>),
+    Done,
+}
+
+/// When to look at the queue again.
+enum Next {
+    /// At once.
+    Again,
+    /// Then, or at the bell; `None`: at the bell.
+    SleepUntil(Option<Timestamp>),
+    /// After a pause, whatever the bell says.
+    Pause(Duration),
+}
+
+impl Runner {
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        pipeline: Arc<Pipeline>,
+        tasks: TaskTracker,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self { queue, pipeline, tasks, stop, hold: None, seen_open: false }
+    }
+
+    pub(super) async fn run(mut self) {
+        while !*self.stop.borrow() {
+            let next = self.look().await.unwrap_or_else(|error| {
+                tracing::warn!(contract.id = %self.queue.contract, store.error = %error, "deliveries wait for the store");
+                Next::Pause(TROUBLE_PAUSE)
+            });
+            match next {
+                Next::Again => tokio::task::yield_now().await,
+                Next::SleepUntil(until) => self.sleep(until).await,
+                Next::Pause(pause) => {
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        _ = self.stop.wait_for(|stop| *stop) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn sleep(&mut self, until: Option<Timestamp>) {
+        let clock = &self.pipeline.clock;
+        let at_least = after(clock.now(), AT_LEAST_EVERY);
+        tokio::select! {
+            () = self.queue.woken() => {}
+            () = clock.sleep_until(until.unwrap_or(at_least).min(at_least)) => {}
+            _ = self.stop.wait_for(|stop| *stop) => {}
+        }
+    }
+
+    /// Does the one thing that is to be done now.
+    async fn look(&mut self) -> Result<Next, StoreError> {
+        let now = self.pipeline.clock.now();
+        if self.refill(now).await? {
+            return Ok(Next::Again);
+        }
+        let (first, next_due) = {
+            let mut window = self.queue.window();
+            window.mature(now);
+            (window.first().map(|item| item.queued.clone()), window.next_due())
+        };
+        let Some(first) = first else {
+            self.hold = None;
+            return Ok(Next::SleepUntil(next_due));
+        };
+        let network = self.pipeline.directory.network();
+        let Some(entry) = network.contract(&self.queue.contract).cloned() else {
+            return self.work_off(vec![Ending::Orphaned(first)]).await;
+        };
+        match self.pipeline.shut(&entry, now).await {
+            None => {
+                self.opened(now);
+                self.start(&entry, first, now, next_due).await
+            }
+            Some(shut) => match self.passing_limits() {
+                Some(queued) if shut.reason == ShutReason::Full => self.start(&entry, queued, now, next_due).await,
+                _ => self.wait(&entry, &shut, now, next_due).await,
+            },
+        }
+    }
+
+    /// What goes past those that wait at a limit: a person's bypass, or one that has its place from an unknown attempt.
+    fn passing_limits(&self) -> Option<Queued> {
+        let window = self.queue.window();
+        let bypass = window.ready().find(|item| item.queued.bypass_limits);
+        bypass.or_else(|| window.ready().find(|item| item.queued.had_unknown)).map(|item| item.queued.clone())
+    }
+
+    /// Reads the next page of the store if the window needs it.
+    async fn refill(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let Some(refill) = self.queue.window().wants() else { return Ok(false) };
+        let limit = u32::try_from(refill.limit).unwrap_or(u32::MAX);
+        let contract = self.queue.contract.clone();
+        let page = match refill.which {
+            Which::Ready => self.pipeline.store.ready_page(contract, refill.after, now, limit).await?,
+            Which::Due => self.pipeline.store.due_page(contract, refill.after, limit).await?,
+        };
+        self.queue.window().fill(refill, page);
+        Ok(true)
+    }
+
+    /// Starts a delivery if it may go: with a permit, at its pace, with the gate's ticket.
+    async fn start(
+        &mut self,
+        entry: &Arc<ContractEntry>,
+        queued: Queued,
+        now: Timestamp,
+        next_due: Option<Timestamp>,
+    ) -> Result<Next, StoreError> {
+        let lane = self.pipeline.lanes.lane(entry);
+        if !lane.has_room() {
+            // One that comes free rings the bell.
+            return Ok(Next::SleepUntil(next_due));
+        }
+        let owned = if queued.had_unknown && !queued.bypass_limits {
+            Some(self.pipeline.places_of(queued.id).await?)
+        } else {
+            None
+        };
+        if let Err(pause) = lane.pace() {
+            return Ok(Next::SleepUntil([Some(after(now, pause)), next_due].into_iter().flatten().min()));
+        }
+        // None while the breaker's one probe is out: its end rings the bell, too.
+        let Some(permit) = lane.permit(now) else { return Ok(Next::SleepUntil(next_due)) };
+        let gate = &self.pipeline.gate;
+        let answer = match &owned {
+            Some(owned) => gate.take_again(&entry.contract.id, now, owned).await,
+            None => gate.take(&entry.contract.id, now, queued.bypass_limits).await,
+        };
+        let ticket = match answer {
+            Ok(Answer::Open(ticket)) => {
+                telemetry::gate_answered(entry.contract.id.as_str(), "open");
+                ticket
+            }
+            Ok(Answer::Shut(shut)) => {
+                permit.unused(now);
+                return self.wait(entry, &shut, now, next_due).await;
+            }
+            Err(unavailable) => {
+                permit.unused(now);
+                tracing::warn!(contract.id = %entry.contract.id, gate.error = %unavailable, "deliveries wait for the gate");
+                return Ok(Next::Pause(TROUBLE_PAUSE));
+            }
+        };
+        let item = self.queue.window().take(&queued);
+        if let Some(mut item) = item {
+            item.release(now);
+            self.attempt(item, entry, ticket, permit);
+        } else {
+            self.pipeline.not_started(entry, &ticket, permit, &[]).await;
+        }
+        Ok(Next::Again)
+    }
+
+    /// Sends one on its way; whatever comes of it, the queue hears of it.
+    fn attempt(&self, item: Item, entry: &Arc<ContractEntry>, ticket: Ticket, permit: Permit) {
+        let (queue, pipeline, entry) = (Arc::clone(&self.queue), Arc::clone(&self.pipeline), Arc::clone(entry));
+        self.tasks.spawn(async move {
+            let Item { queued, lead, held, .. } = item;
+            let ticket = Arc::new(ticket);
+            // In a task of its own, so that even a panic in it is followed by what must follow.
+            let attempt = tokio::spawn({
+                let (pipeline, queued, ticket) = (Arc::clone(&pipeline), queued.clone(), Arc::clone(&ticket));
+                async move {
+                    let fresh = lead.map(|fresh| fresh.lead);
+                    pipeline.attempt(Go { queued: &queued, fresh, entry: &entry, ticket: &ticket, permit, held }).await
+                }
+            });
+            let outcome = match attempt.await {
+                Ok(outcome) => outcome,
+                Err(panic) => {
+                    tracing::error!(delivery.id = %queued.id, panicked = panic.is_panic(), "an attempt broke off");
+                    pipeline.broke_off(&queued, &ticket).await.map(|()| Attempted::Done)
+                }
+            };
+            let put_back = match outcome {
+                Ok(Attempted::Done | Attempted::Gone) => false,
+                Ok(Attempted::BackToGate) => true,
+                Err(error) => {
+                    tracing::warn!(delivery.id = %queued.id, store.error = %error, "an attempt could not be started");
+                    tokio::time::sleep(TROUBLE_PAUSE).await;
+                    true
+                }
+            };
+            let now = pipeline.clock.now();
+            {
+                let mut window = queue.window();
+                window.done(queued.id);
+                if put_back {
+                    window.push(Item { held, ..Item::stored(queued) }, now);
+                }
+            }
+            queue.wake();
+        });
+    }
+
+    /// The contract is open again: what is still waiting is held no longer.
+    fn opened(&mut self, now: Timestamp) {
+        self.seen_open = true;
+        if self.hold.take().is_some() {
+            for item in self.queue.window().ready_mut() {
+                item.release(now);
+            }
+        }
+    }
+
+    /// The contract is shut: passes over, ends, or lets wait, as it says.
+    async fn wait(
+        &mut self,
+        entry: &Arc<ContractEntry>,
+        shut: &Shut,
+        now: Timestamp,
+        next_due: Option<Timestamp>,
+    ) -> Result<Next, StoreError> {
+        telemetry::gate_answered(entry.contract.id.as_str(), shut.reason.as_str());
+        let from_start = !self.seen_open;
+        let fresh = Hold { since: now, from_start, swept: Sweep::After(None), confirmed: None };
+        let hold = self.hold.get_or_insert(fresh);
+        let policy = Policy::of(entry, shut, now);
+        let mut endings = Vec::new();
+        let mut staying = Vec::new();
+        let mut wake = [shut.until, next_due].into_iter().flatten().min();
+        for item in self.queue.window().ready_mut() {
+            if policy.passes_over(&item.queued) {
+                endings.push(Ending::PassedOver(item.queued.clone(), shut.reason));
+                continue;
+            }
+            let earliest = if hold.from_start && item.queued.waits { item.queued.since } else { hold.since };
+            let begun = *item.held_since.get_or_insert(item.queued.since.max(earliest));
+            let ends = after(begun, entry.contract.hold_for.0);
+            if ends <= now {
+                endings.push(Ending::Expired(item.queued.clone()));
+            } else {
+                wake = Some(wake.map_or(ends, |wake| wake.min(ends)));
+                staying.push(item.queued.clone());
+            }
+        }
+        for queued in &staying {
+            self.pipeline.parked(queued).await?;
+        }
+        if !endings.is_empty() {
+            return self.work_off(endings).await;
+        }
+        let due = hold.confirmed.is_none_or(|last| after(last, AT_LEAST_EVERY) <= now);
+        if shut.reason == ShutReason::Full && due && !staying.is_empty() {
+            hold.confirmed = Some(now);
+            // What waits here asks the store itself, lest it wait for a place that is free.
+            let network = self.pipeline.directory.network();
+            if self.pipeline.gate_was_behind(&network, &[&entry.contract.id], now).await {
+                return Ok(Next::Again);
+            }
+        }
+        if let Sweep::After(last) = hold.swept
+            && self.queue.window().has_more_ready()
+        {
+            let swept = self.sweep(last, &policy, shut.reason, now).await?;
+            if let Some(hold) = &mut self.hold {
+                hold.swept = swept;
+            }
+            return Ok(Next::Again);
+        }
+        Ok(Next::SleepUntil(wake))
+    }
+
+    /// Passes over a page of what lies in the store behind the window, so that it does not wait for what waits in front
+    /// of it.
+    async fn sweep(
+        &self,
+        last: Option<QueueKey>,
+        policy: &Policy,
+        reason: ShutReason,
+        now: Timestamp,
+    ) -> Result<Sweep, StoreError> {
+        const PAGE: u32 = 64;
+        let page = self.pipeline.store.ready_page(self.queue.contract.clone(), last, now, PAGE).await?;
+        for queued in page.iter().filter(|queued| policy.passes_over(queued)) {
+            self.pipeline.pass_over(queued, reason.as_skipped().to_owned()).await?;
+        }
+        let more = page.len() == PAGE as usize;
+        Ok(if more { Sweep::After(page.last().map(|queued| (queued.received_at, queued.id))) } else { Sweep::Done })
+    }
+
+    /// Ends waiting deliveries, several at a time, for each is a commit.
+    async fn work_off(&self, endings: Vec<Ending>) -> Result<Next, StoreError> {
+        const AT_A_TIME: usize = 32;
+        let mut endings = endings.into_iter();
+        let mut under_way = tokio::task::JoinSet::new();
+        let mut failed = None;
+        loop {
+            while under_way.len() < AT_A_TIME
+                && let Some(ending) = endings.next()
+            {
+                let queued = ending.queued().clone();
+                if self.queue.window().take(&queued).is_none() {
+                    continue;
+                }
+                let pipeline = Arc::clone(&self.pipeline);
+                under_way.spawn(async move { (queued, ending.record(&pipeline).await) });
+            }
+            let Some(ended) = under_way.join_next().await else { break };
+            let Ok((queued, outcome)) = ended else { continue };
+            let mut window = self.queue.window();
+            window.done(queued.id);
+            if let Err(error) = outcome {
+                window.push(Item::stored(queued), self.pipeline.clock.now());
+                failed = Some(error);
+            }
+        }
+        failed.map_or(Ok(Next::Again), Err)
+    }
+}
+
+/// How a waiting delivery ends without an attempt.
+enum Ending {
+    PassedOver(Queued, ShutReason),
+    Expired(Queued),
+    Orphaned(Queued),
+}
+
+impl Ending {
+    fn queued(&self) -> &Queued {
+        match self {
+            Self::PassedOver(queued, _) | Self::Expired(queued) | Self::Orphaned(queued) => queued,
+        }
+    }
+
+    async fn record(&self, pipeline: &Pipeline) -> Result<(), StoreError> {
+        match self {
+            Self::PassedOver(queued, reason) => pipeline.pass_over(queued, reason.as_skipped().to_owned()).await,
+            Self::Expired(queued) => pipeline.expire(queued).await,
+            Self::Orphaned(queued) => pipeline.orphaned(queued).await,
+        }
+    }
+}
+
+/// Whom a shut contract passes over.
+struct Policy {
+    at_shut: AtShut,
+    /// There is no use in waiting: its total is used up.
+    never: bool,
+}
+
+impl Policy {
+    fn of(entry: &ContractEntry, shut: &Shut, now: Timestamp) -> Self {
+        let at_shut = Terms::from(&entry.contract).at_shut(shut.reason, shut.until, shut.never, now);
+        Self { at_shut, never: shut.never }
+    }
+
+    fn passes_over(&self, queued: &Queued) -> bool {
+        // One that may be with the partner already is never passed over; one that was made to wait here, only where
+        // that is of no use.
+        !queued.had_unknown && if queued.waits { self.never } else { self.at_shut == AtShut::PassOver }
+    }
+}
+
+fn after(at: Timestamp, by: Duration) -> Timestamp {
+    SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,262 @@
+//! What of a contract's queue is in memory: the first so many, in order; the rest stays in the store. So a backlog of
+//! any size costs the same memory, and a short queue costs no reads.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::model::id::DeliveryId;
+use crate::model::lead::Lead;
+use crate::store::{QueueKey, Queued};
+
+/// A waiting delivery; a fresh one brings its lead along and need not be read again.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// What the queue knows of it.
+    pub queued: Queued,
+    /// Its lead, if it has only just arrived and there is memory to spare.
+    pub lead: Option<Fresh>,
+    /// How long it has been held since it became ready, the present hold not counted.
+    pub held: Duration,
+    /// Since when it is held now.
+    pub held_since: Option<Timestamp>,
+}
+
+/// A lead kept in memory; all of them together are bounded by the semaphore that the permit is of.
+#[derive(Debug, Clone)]
+pub struct Fresh {
+    /// The lead.
+    pub lead: Arc<Lead>,
+    /// The right to keep it.
+    pub permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl Item {
+    /// One whose lead has to be read.
+    #[must_use]
+    pub fn stored(queued: Queued) -> Self {
+        Self { queued, lead: None, held: Duration::ZERO, held_since: None }
+    }
+
+    /// It is held no longer.
+    pub(super) fn release(&mut self, now: Timestamp) {
+        if let Some(since) = self.held_since.take() {
+            self.held += Duration::try_from(now.duration_since(since)).unwrap_or_default();
+        }
+    }
+}
+
+/// Both sides of a contract's queue: what is ready, by arrival, and what is to be tried again, by when it is due.
+#[derive(Debug)]
+pub struct Window {
+    ready: Side,
+    due: Side,
+    /// Taken out and being worked on, but in the store still waiting: not to be taken in twice.
+    in_hand: HashSet<DeliveryId>,
+    /// While a page is being read: what has left `in_hand` since. The page may still show it as it was before.
+    left: Option<HashSet<DeliveryId>>,
+}
+
+#[derive(Debug)]
+struct Side {
+    items: BTreeMap<QueueKey, Item>,
+    capacity: usize,
+    /// The store may have more behind the boundary.
+    more: bool,
+    /// While there is more: what ranks up to here is in memory (or was worked off), what ranks behind it is only in
+    /// the store.
+    boundary: Option<QueueKey>,
+    /// The first of what was left to the store since the last refill began, which that refill may not have seen.
+    missed: Option<QueueKey>,
+}
+
+impl Side {
+    fn insert(&mut self, key: QueueKey, item: Item) {
+        if self.more && self.boundary.is_none_or(|boundary| key > boundary) {
+            self.miss(key);
+            return;
+        }
+        self.items.insert(key, item);
+        self.shed(self.capacity);
+    }
+
+    fn miss(&mut self, key: QueueKey) {
+        self.missed = Some(self.missed.map_or(key, |first| first.min(key)));
+    }
+
+    /// Leaves the last ones to the store.
+    fn shed(&mut self, capacity: usize) {
+        while self.items.len() > capacity
+            && let Some((key, _)) = self.items.pop_last()
+        {
+            self.more = true;
+            self.miss(key);
+            self.boundary = self.items.last_key_value().map(|(last, _)| *last);
+        }
+    }
+}
+
+/// Which side of the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// By arrival.
+    Ready,
+    /// By when it is due.
+    Due,
+}
+
+/// A page that the store is to be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refill {
+    /// For which side.
+    pub which: Which,
+    /// What follows this.
+    pub after: Option<QueueKey>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+impl Window {
+    /// An empty window; `more` when the store may hold waiting deliveries.
+    #[must_use]
+    pub fn new(capacity: usize, more: bool) -> Self {
+        let side = || Side { items: BTreeMap::new(), capacity, more, boundary: None, missed: None };
+        Self { ready: side(), due: side(), in_hand: HashSet::new(), left: None }
+    }
+
+    /// The store may hold more than is here.
+    pub fn expect_more(&mut self) {
+        for side in [&mut self.ready, &mut self.due] {
+            // Everything is read from the beginning: what is here already keeps its place.
+            (side.more, side.boundary) = (true, None);
+        }
+    }
+
+    /// Takes in a delivery that has just been stored as waiting.
+    pub fn push(&mut self, item: Item, now: Timestamp) {
+        // What was taken out is back: an attempt of it ended, and it is to be tried again.
+        self.done(item.queued.id);
+        match item.queued.due_at {
+            Some(due) if due > now => self.due.insert((due, item.queued.id), item),
+            _ => self.ready.insert((item.queued.received_at, item.queued.id), item),
+        }
+    }
+
+    /// Moves what has become due to the ready side.
+    pub fn mature(&mut self, now: Timestamp) {
+        while let Some(entry) = self.due.items.first_entry()
+            && entry.key().0 <= now
+        {
+            let item = entry.remove();
+            self.ready.insert((item.queued.received_at, item.queued.id), item);
+        }
+    }
+
+    /// When the next retry in memory is due.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.items.first_key_value().map(|(key, _)| key.0)
+    }
+
+    /// Which page to ask the store for, if one is needed now.
+    pub fn wants(&mut self) -> Option<Refill> {
+        for which in [Which::Due, Which::Ready] {
+            let in_hand = self.in_hand.len();
+            let side = self.side(which);
+            if side.more && side.items.len() <= side.capacity / 4 {
+                side.missed = None;
+                let refill = Refill { which, after: side.boundary, limit: side.capacity + in_hand };
+                self.left = Some(HashSet::new());
+                return Some(refill);
+            }
+        }
+        None
+    }
+
+    /// Takes in the page that was asked for.
+    pub fn fill(&mut self, refill: Refill, page: Vec<Queued>) {
+        let complete = page.len() < refill.limit;
+        let in_hand = std::mem::take(&mut self.in_hand);
+        let left = self.left.take().unwrap_or_default();
+        let side = self.side(refill.which);
+        for queued in page {
+            let rank = match refill.which {
+                Which::Ready => queued.received_at,
+                Which::Due => queued.due_at.unwrap_or(queued.received_at),
+            };
+            let key = (rank, queued.id);
+            // What was left to the store may be missing from this page: it is read again from there on.
+            if side.missed.is_some_and(|first| first <= key) {
+                break;
+            }
+            side.boundary = side.boundary.max(Some(key));
+            if !in_hand.contains(&queued.id) && !left.contains(&queued.id) {
+                // What a push brought in the meantime knows its lead.
+                side.items.entry(key).or_insert(Item::stored(queued));
+            }
+        }
+        side.more = !complete || side.missed.is_some();
+        side.shed(side.capacity * 2);
+        self.in_hand = in_hand;
+    }
+
+    /// The first that is ready.
+    #[must_use]
+    pub fn first(&self) -> Option<&Item> {
+        self.ready.items.values().next()
+    }
+
+    /// The ready ones in memory, in order.
+    pub fn ready(&self) -> impl Iterator<Item = &Item> {
+        self.ready.items.values()
+    }
+
+    /// The ready ones in memory, in order, to be marked.
+    pub fn ready_mut(&mut self) -> impl Iterator<Item = &mut Item> {
+        self.ready.items.values_mut()
+    }
+
+    /// Takes a ready one out to be worked on; [`Window::done`] must follow.
+    pub fn take(&mut self, queued: &Queued) -> Option<Item> {
+        let item = self.ready.items.remove(&(queued.received_at, queued.id))?;
+        self.in_hand.insert(queued.id);
+        Some(item)
+    }
+
+    /// The delivery no longer waits in the store, or is to be waited for again with [`Window::push`].
+    pub fn done(&mut self, id: DeliveryId) {
+        if self.in_hand.remove(&id)
+            && let Some(left) = &mut self.left
+        {
+            left.insert(id);
+        }
+    }
+
+    /// Whether more ready ones are in the store than here.
+    #[must_use]
+    pub fn has_more_ready(&self) -> bool {
+        self.ready.more
+    }
+
+    /// Whether more are in the store than here.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.ready.more || self.due.more
+    }
+
+    /// How many are in memory: ready, and to be tried again.
+    #[must_use]
+    pub fn len(&self) -> (usize, usize) {
+        (self.ready.items.len(), self.due.items.len())
+    }
+
+    fn side(&mut self, which: Which) -> &mut Side {
+        match which {
+            Which::Ready => &mut self.ready,
+            Which::Due => &mut self.due,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The integration tests: one binary, a file per stage.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::items_after_statements,
+    clippy::from_iter_instead_of_collect,
+    clippy::assigning_clones,
+    clippy::match_bool
+)]
+
+mod acts;
+mod answers;
+mod capture;
+mod config;
+mod crash;
+mod deliveries;
+mod demo;
+mod demo_partners;
+mod desk;
+mod dispatch;
+mod durability;
+mod gate;
+mod harness;
+mod intake;
+mod layering;
+mod openapi;
+mod partner_stub;
+mod render;
+mod repository;
+mod routing;
+mod selling;
+mod staff;
+mod store;
+mod verdict;
+mod waiting;

@@ -1,0 +1,839 @@
+//! Rendering: fixture requests of real receivers, round trips of every format with independent parsers, and what is
+//! refused when a contract is loaded.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use jiff::tz::TimeZone;
+use lead_gateway::model::campaign::Campaign;
+use lead_gateway::model::contract::Contract;
+use lead_gateway::model::exchange::Outgoing;
+use lead_gateway::model::id::{DeliveryId, LeadId};
+use lead_gateway::model::lead::{FieldValue, Fields, Lead, Meta};
+use lead_gateway::render::{Party, RenderFault, RenderInput, Renderer, TemplateFault, hostile, sample};
+use proptest::prelude::*;
+use serde::Deserialize;
+
+const DELIVERY: &str = "0199f6c2-0000-7000-8000-000000000001";
+
+fn lead(fields: Fields, meta: Meta) -> Lead {
+    Lead {
+        id: LeadId(uuid::Uuid::nil()),
+        campaign: "c".parse().unwrap(),
+        source: "acme".parse().unwrap(),
+        received_at: "2026-11-21T09:30:00.123456Z".parse().unwrap(),
+        test: false,
+        fields,
+        meta,
+    }
+}
+
+fn render(renderer: &Renderer, lead: &Lead) -> Result<Outgoing, RenderFault> {
+    renderer.render(&RenderInput {
+        lead,
+        source: Party { id: "acme", name: "Acme \"Media\"" },
+        payout: Some("12.50"),
+        partner: Party { id: "buyer", name: "Buyer & Co" },
+        delivery: DELIVERY.parse::<DeliveryId>().unwrap(),
+        attempt: 1,
+        now: "2026-11-21T09:31:00Z".parse().unwrap(),
+        timezone: &TimeZone::get("America/Chicago").unwrap(),
+    })
+}
+
+/// A campaign with a text field `value`, and whatever fields are given as TOML.
+fn campaign(more_fields: &str) -> Campaign {
+    let text = format!(
+        "id = \"c\"\ntimezone = \"Europe/London\"\ncurrency = \"GBP\"\n[fields]\nvalue = {{ type = \"text\" }}\n{more_fields}"
+    );
+    toml::from_str(&text).unwrap()
+}
+
+fn contract(endpoint: &str) -> Contract {
+    let text = format!("id = \"k\"\npartner = \"buyer\"\ncampaign = \"c\"\n{endpoint}");
+    toml::from_str(&text).unwrap()
+}
+
+/// A renderer for `method` whose body template is `template`.
+fn with_template(method: &str, template: &str, fields: &str) -> Result<Renderer, Vec<TemplateFault>> {
+    let endpoint = format!("[endpoint]\nmethod = \"{method}\"\nurl = \"https://b.example/\"\ntemplate = \"t.hbs\"");
+    Renderer::compile(&contract(&endpoint), &campaign(fields), &|path| (path == "t.hbs").then(|| template.to_owned()))
+}
+
+fn text(value: &str) -> FieldValue {
+    FieldValue::Text(value.to_owned())
+}
+
+fn fields<const N: usize>(pairs: [(&str, FieldValue); N]) -> Lead {
+    lead(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(), Meta::default())
+}
+
+fn body(method: &str, template: &str, declared: &str, lead: &Lead) -> String {
+    let renderer = with_template(method, template, declared).unwrap();
+    String::from_utf8(render(&renderer, lead).unwrap().body.to_vec()).unwrap()
+}
+
+/// A text template's result for one `value`, through a JSON string.
+fn says(expression: &str, value: &str) -> String {
+    let json = body("json", &format!("\"{expression}\""), "", &fields([("value", text(value))]));
+    serde_json::from_str(&json).unwrap()
+}
+
+fn faults(method: &str, template: &str) -> Vec<String> {
+    match with_template(method, template, "age = { type = \"integer\" }\nborn = { type = \"date\", sensitive = true }")
+    {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn header<'a>(request: &'a Outgoing, name: &str) -> Option<&'a str> {
+    request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
+// ---- Real receivers ----
+
+#[derive(Deserialize)]
+struct FixtureLead {
+    fields: Fields,
+    #[serde(default)]
+    meta: Meta,
+}
+
+fn written(method: &str, url: &str, headers: &[(String, String)], body: &[u8]) -> String {
+    let mut out = format!("{method} {url}\n");
+    for (name, value) in headers {
+        writeln!(out, "{name}: {value}").unwrap();
+    }
+    out.push('\n');
+    out.push_str(std::str::from_utf8(body).unwrap());
+    out
+}
+
+/// `fixtures/render/CASE/`: what is rendered and, where anything is masked, what may be stored. Run with
+/// `WRITE_FIXTURES=1` to write the results anew, and read the difference before committing it.
+#[test]
+fn each_fixture_case_renders_exactly_its_expected_request() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/render");
+    let mut cases = 0;
+    for case in std::fs::read_dir(&root).unwrap() {
+        let dir = case.unwrap().path();
+        let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+        let campaign: Campaign = toml::from_str(&read("campaign.toml")).unwrap();
+        let contract: Contract = toml::from_str(&read("contract.toml")).unwrap();
+        let given: FixtureLead = serde_json::from_str(&read("lead.json")).unwrap();
+        let renderer = Renderer::compile(&contract, &campaign, &|path| {
+            std::fs::read_to_string(dir.join("templates").join(path)).ok()
+        });
+        let renderer = renderer.unwrap_or_else(|faults| panic!("{}: {faults:#?}", dir.display()));
+        assert_eq!(renderer.check(&campaign), [], "{}", dir.display());
+        let request = render(&renderer, &lead(given.fields, given.meta)).unwrap();
+        let mut results =
+            vec![("request.http", written(request.http_method, &request.url, &request.headers, &request.body))];
+        if let Some(masked) = &request.masked {
+            results.push(("masked.http", written(request.http_method, &masked.url, &masked.headers, &masked.body)));
+        }
+        for (name, result) in results {
+            if std::env::var_os("WRITE_FIXTURES").is_some() {
+                std::fs::write(dir.join(name), &result).unwrap();
+            }
+            assert_eq!(result, read(name), "{}/{name}", dir.display());
+        }
+        assert_eq!(dir.join("masked.http").exists(), request.masked.is_some(), "{}", dir.display());
+        cases += 1;
+    }
+    assert!(cases >= 7, "only {cases} cases found");
+}
+
+// ---- Round trips ----
+
+/// What XML can carry (XML 1.0, section 2.2).
+fn xml_text(value: &str) -> String {
+    let carried = |c: &char| matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..='\u{10FFFF}');
+    value.chars().filter(carried).collect()
+}
+
+/// The text and the attribute `a` of the first element called `name`, read by quick-xml.
+fn read_xml(document: &str, name: &str) -> (String, String) {
+    use quick_xml::events::Event;
+    let mut reader = quick_xml::Reader::from_str(document);
+    let (mut content, mut attribute, mut inside) = (String::new(), String::new(), false);
+    loop {
+        match reader.read_event().unwrap() {
+            Event::Start(tag) if tag.name().as_ref() == name => {
+                let found = tag.try_get_attribute("a").unwrap().unwrap();
+                attribute = found.normalized_value(quick_xml::XmlVersion::Explicit1_0).unwrap().into_owned();
+                inside = true;
+            }
+            Event::Text(text) if inside => content.push_str(&text.xml10_content()),
+            Event::GeneralRef(reference) if inside => match reference.resolve_char_ref().unwrap() {
+                Some(c) => content.push(c),
+                None => content.push_str(quick_xml::escape::resolve_xml_entity(&reference).unwrap()),
+            },
+            Event::End(tag) if tag.name().as_ref() == name => return (content, attribute),
+            Event::Eof => panic!("no <{name}>"),
+            _ => {}
+        }
+    }
+}
+
+/// Any Unicode, with more than its share of what formats stumble over.
+fn any_text() -> impl Strategy<Value = String> {
+    let trouble = prop::sample::select(
+        "\"'<>&\\/]>-=%+#?;:{} \t\r\n\0\u{1}\u{1f}\u{7f}\u{85}\u{2028}\u{feff}\u{fffe}\u{ffff}é😀\u{202e}"
+            .chars()
+            .collect::<Vec<_>>(),
+    );
+    let piece = prop_oneof![
+        3 => trouble.prop_map(String::from),
+        2 => any::<char>().prop_map(String::from),
+        1 => "[a-z]{1,6}",
+        1 => Just("]]>".to_owned()),
+        1 => Just("&amp;".to_owned()),
+        1 => Just("{{value}}".to_owned()),
+        1 => Just("\\u0041".to_owned()),
+        1 => Just("%41".to_owned()),
+        1 => Just("***".to_owned()),
+    ];
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+}
+
+/// One renderer per format, compiled once for all the examples.
+fn renderer(key: &'static str) -> &'static Renderer {
+    use std::sync::LazyLock;
+    const ELEMENT: &str = "<v a=\"{{lead.value}}\" b='{{lead.value}}'>{{lead.value}}</v>";
+    static ALL: LazyLock<BTreeMap<&'static str, Renderer>> = LazyLock::new(|| {
+        let nested_xml = format!("<w a=\"{{{{lead.value}}}}\">{{{{#nested \"xml\"}}}}{ELEMENT}{{{{/nested}}}}</w>");
+        let deep_json = format!(
+            "{{\"j\": \"{{{{#nested \"json\"}}}}{{\"x\": \"{{{{#nested \"xml\"}}}}{ELEMENT}{{{{/nested}}}}\"}}{{{{/nested}}}}\"}}"
+        );
+        let deep_xml =
+            "<v a=\"x\">{{#nested \"form\"}}j={{#nested \"json\"}}[\"{{lead.value}}\"]{{/nested}}&k=1{{/nested}}</v>";
+        let templates = [
+            ("xml", "xml", ELEMENT.to_owned()),
+            ("soap11", "soap11", ELEMENT.to_owned()),
+            ("soap12", "soap12", ELEMENT.to_owned()),
+            ("nested xml", "xml", nested_xml),
+            ("nested deep", "xml", deep_xml.to_owned()),
+            ("json", "json", "{\"s\": \"-{{lead.value}}-\", \"j\": {{json lead.value}}}".to_owned()),
+            ("nested json", "json", deep_json),
+        ];
+        let mut all: BTreeMap<_, _> = templates
+            .into_iter()
+            .map(|(key, method, template)| (key, with_template(method, &template, "").unwrap()))
+            .collect();
+        for method in ["post", "get"] {
+            let endpoint = format!(
+                "[endpoint]\nmethod = \"{method}\"\nurl = \"https://b.example/{{{{lead.value}}}}?u={{{{lead.value}}}}\"\n\
+                 headers = {{ X-Value = \"[{{{{lead.value}}}}]\" }}\n[endpoint.form]\n\"a&b\" = \"{{{{lead.value}}}}\"\nz = \"1\""
+            );
+            all.insert(method, Renderer::compile(&contract(&endpoint), &campaign(""), &|_| None).unwrap());
+        }
+        all
+    });
+    &ALL[key]
+}
+
+fn rendered(key: &'static str, value: &str) -> Outgoing {
+    render(renderer(key), &fields([("value", text(value))])).unwrap()
+}
+
+fn rendered_text(key: &'static str, value: &str) -> String {
+    String::from_utf8(rendered(key, value).body.to_vec()).unwrap()
+}
+
+fn pairs(form: &[u8]) -> Vec<(String, String)> {
+    form_urlencoded::parse(form).into_owned().collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_comes_back_from_xml_text_and_attributes(value in any_text()) {
+        let carried = xml_text(&value);
+        for key in ["xml", "soap11", "soap12"] {
+            let (content, attribute) = read_xml(&rendered_text(key, &value), "v");
+            prop_assert_eq!(&content, &carried, "text in {}", key);
+            prop_assert_eq!(&attribute, &carried, "attribute in {}", key);
+        }
+    }
+
+    #[test]
+    fn any_text_comes_back_from_json(value in any_text()) {
+        let json: serde_json::Value = serde_json::from_str(&rendered_text("json", &value)).unwrap();
+        prop_assert_eq!(json["s"].as_str().unwrap(), format!("-{value}-"));
+        prop_assert_eq!(json["j"].as_str().unwrap_or_default(), value);
+    }
+
+    #[test]
+    fn any_text_comes_back_from_a_form_and_from_a_query(value in any_text()) {
+        let expected = vec![("a&b".to_owned(), value.clone()), ("z".to_owned(), "1".to_owned())];
+        prop_assert_eq!(pairs(&rendered("post", &value).body), expected.clone());
+        let request = rendered("get", &value);
+        let url = url::Url::parse(&request.url).unwrap();
+        let mut with_own = vec![("u".to_owned(), value.clone())];
+        with_own.extend(expected);
+        prop_assert_eq!(pairs(url.query().unwrap().as_bytes()), with_own);
+        prop_assert!(request.body.is_empty());
+        if !matches!(value.as_str(), "" | "." | "..") {
+            let segment = percent_encoding::percent_decode_str(url.path().strip_prefix('/').unwrap());
+            prop_assert_eq!(segment.decode_utf8().unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn any_text_comes_back_from_a_header_without_its_controls(value in any_text()) {
+        let request = rendered("post", &value);
+        let sent = header(&request, "X-Value").unwrap();
+        let on_the_wire = http::HeaderValue::try_from(sent).unwrap();
+        let carried: String = value.chars().filter(|c| !c.is_control()).collect();
+        prop_assert_eq!(std::str::from_utf8(on_the_wire.as_bytes()).unwrap(), format!("[{carried}]"));
+    }
+
+    #[test]
+    fn any_text_comes_back_through_two_formats_nested(value in any_text()) {
+        let carried = xml_text(&value);
+        let (inner, attribute) = read_xml(&rendered_text("nested xml", &value), "w");
+        prop_assert_eq!(attribute, carried.clone());
+        prop_assert_eq!(read_xml(&inner, "v"), (carried.clone(), carried.clone()));
+
+        let outer: serde_json::Value = serde_json::from_str(&rendered_text("nested json", &value)).unwrap();
+        let middle: serde_json::Value = serde_json::from_str(outer["j"].as_str().unwrap()).unwrap();
+        prop_assert_eq!(read_xml(middle["x"].as_str().unwrap(), "v"), (carried.clone(), carried));
+
+        let (form, _) = read_xml(&rendered_text("nested deep", &value), "v");
+        let form = pairs(form.as_bytes());
+        prop_assert_eq!(&form[1], &("k".to_owned(), "1".to_owned()));
+        prop_assert_eq!(serde_json::from_str::<Vec<String>>(&form[0].1).unwrap(), vec![value]);
+    }
+
+    #[test]
+    fn helpers_escape_exactly_once_and_a_sensitive_value_never_reaches_what_is_stored(value in "[a-z<&\"' ]{6,30}") {
+        let template = "<v a=\"{{concat lead.value '&'}}\">{{upper (trim lead.value)}}</v>";
+        let renderer = with_template("xml", template, "born = { type = \"text\", sensitive = true }").unwrap();
+        let document = body("xml", template, "", &fields([("value", text(&value))]));
+        prop_assert_eq!(read_xml(&document, "v"), (value.trim().to_uppercase(), format!("{value}&")));
+        prop_assert!(render(&renderer, &fields([("value", text(&value))])).unwrap().masked.is_none());
+
+        let secret = format!("{value}#7");
+        let masking = with_template(
+            "json",
+            "{\"a\": \"{{lead.born}}\", \"b\": \"{{upper (trim lead.born)}}\", \"c\": \"{{date lead.born '%d'}}\", \
+             \"d\": {{json lead.born}}, \"e\": \"{{#nested 'xml'}}<x>{{lead.born}}</x>{{/nested}}\", \
+             \"f\": \"{{base64 lead.born}}\", \"g\": {{json lead}}, \"h\": \"{{number lead.born}}\", \"i\": \"{{hash lead.born}}\"}",
+            "born = { type = \"text\", sensitive = true }",
+        ).unwrap();
+        // As text it is no date: the real request fails, naming the variable and not the value.
+        let fault = render(&masking, &fields([("born", text(&secret))])).unwrap_err();
+        prop_assert_eq!(fault.variable.as_deref(), Some("lead.born"));
+        prop_assert!(!fault.to_string().contains(&secret));
+    }
+}
+
+// ---- Variables ----
+
+#[test]
+fn a_declared_field_that_was_not_given_is_empty_and_false() {
+    let template = "<a x=\"{{lead.value}}\">{{#if lead.value}}yes{{else}}no{{/if}}{{upper lead.value}}{{default lead.value \"-\"}}</a>";
+    assert_eq!(body("xml", template, "", &fields([])), "<a x=\"\">no-</a>");
+}
+
+#[test]
+fn a_field_and_a_field_below_its_name_are_two_fields() {
+    let declared =
+        "address = { type = \"text\" }\n\"address.city\" = { type = \"text\" }\n\"a.b.c\" = { type = \"integer\" }";
+    let lead =
+        fields([("address", text("1 High St")), ("address.city", text("Bath")), ("a.b.c", FieldValue::Integer(7))]);
+    let template = "{{#with lead}}<a>{{address}}|{{address.city}}|{{a/b/c}}|{{@root.lead.address.city}}</a>{{/with}}";
+    assert_eq!(body("xml", template, declared, &lead), "<a>1 High St|Bath|7|Bath</a>");
+}
+
+#[test]
+fn each_goes_over_the_lead_over_groups_and_over_lists() {
+    let lead = fields([("value", text("<v>")), ("kept", text("k"))]);
+    let template = "<l>{{#each lead}}<f n=\"{{@key}}\" i=\"{{@index}}\">{{this}}{{#unless @last}};{{/unless}}</f>{{/each}}\
+                    {{#each [\"x\", \"y\"] as |item at|}}{{item}}{{at}}{{../lead.value}}{{/each}}\
+                    {{#each delivery as |v k|}}{{k}}={{v}}{{/each}}</l>";
+    assert_eq!(
+        body("xml", template, "", &lead),
+        format!(
+            "<l><f n=\"kept\" i=\"0\">k;</f><f n=\"value\" i=\"1\">&lt;v&gt;</f>x0&lt;v&gt;y1&lt;v&gt;id={DELIVERY}</l>"
+        )
+    );
+}
+
+#[test]
+fn metadata_parties_and_times_can_be_named() {
+    let renderer = with_template(
+        "json",
+        "[\"{{meta.external_id}}\",\"{{meta.sub1}}\",\"{{meta.received_at}}\",\"{{source.id}}\",\"{{source.name}}\",\
+         \"{{source.payout}}\",\"{{campaign.id}}\",\"{{partner.name}}\",\"{{contract.id}}\",\"{{contract.price}}\",\
+         \"{{delivery.id}}\",{{attempt.number}},\"{{now}}\"]",
+        "",
+    )
+    .unwrap();
+    let meta = Meta { external_id: Some("A-17".into()), ..Meta::default() };
+    let request = render(&renderer, &lead(Fields::new(), meta)).unwrap();
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&request.body).unwrap(),
+        serde_json::json!([
+            "A-17",
+            "",
+            "2026-11-21T09:30:00.123456Z",
+            "acme",
+            "Acme \"Media\"",
+            "12.50",
+            "c",
+            "Buyer & Co",
+            "k",
+            "",
+            DELIVERY,
+            1,
+            "2026-11-21T09:31:00Z"
+        ])
+    );
+    assert!(request.masked.is_none());
+    assert_eq!(request.secrets, Vec::<String>::new());
+}
+
+// ---- Helpers ----
+
+#[test]
+fn text_helpers_do_what_their_table_says() {
+    assert_eq!(says("{{upper lead.value}}", "straße"), "STRASSE");
+    assert_eq!(says("{{lower lead.value}}", "ÄB"), "äb");
+    assert_eq!(says("{{title lead.value}}", "mary-ann O'BRIEN don't"), "Mary-Ann O'Brien Don't");
+    assert_eq!(says("[{{trim lead.value}}]", " \t a b \n"), "[a b]");
+    assert_eq!(says("{{slice lead.value 1 3}}", "a😀ßd"), "😀ß");
+    assert_eq!(says("{{slice lead.value -2}}", "a😀ßd"), "ßd");
+    assert_eq!(says("{{slice lead.value 3 1}}|{{slice lead.value 9}}", "abcd"), "|");
+    assert_eq!(says("{{replace lead.value ' ' ''}}", "a b c"), "abc");
+    assert_eq!(says("{{concat lead.value '-' 7}}", "a"), "a-7");
+    assert_eq!(says("{{concat lead.value '' 'z' separator=', '}}", "a"), "a, z");
+    assert_eq!(says("{{len lead.value}}", "a😀"), "2");
+    assert_eq!(says("{{default '' lead.value 'x'}}", "v"), "v");
+    assert_eq!(says("{{base64 lead.value}}|{{base64 lead.value url=true}}", "~~~?"), "fn5+Pw==|fn5-Pw");
+}
+
+#[test]
+fn dates_take_a_format_and_a_zone() {
+    assert_eq!(says("{{date lead.value}}", "1985-06-15"), "1985-06-15");
+    assert_eq!(says("{{date lead.value '%d.%m.%y %H:%M'}}", "1985-06-15"), "15.06.85 00:00");
+    // A timestamp is shown in the partner's zone (America/Chicago) unless another is named.
+    assert_eq!(says("{{date lead.value '%F %T'}}", "2026-11-21T02:30:00Z"), "2026-11-20 20:30:00");
+    assert_eq!(
+        says("{{date lead.value '%F %T %:z' timezone='Europe/Berlin'}}", "2026-07-01T02:30:00Z"),
+        "2026-07-01 04:30:00 +02:00"
+    );
+    assert_eq!(says("{{now '%d/%m/%Y %H:%M'}}|{{date now '%s'}}", ""), "21/11/2026 03:31|1795253460");
+    assert_eq!(says("{{now timezone='Europe/London'}}", ""), "2026-11-21T09:31:00+00:00");
+    assert_eq!(says("{{date lead.value '%d'}}", ""), "");
+}
+
+#[test]
+fn phones_and_numbers_are_written_as_asked() {
+    let phone = "+442079460018";
+    assert_eq!(says("{{phone lead.value}}", phone), phone);
+    assert_eq!(says("{{phone lead.value 'national'}}", phone), "020 7946 0018");
+    assert_eq!(says("{{phone lead.value 'international'}}", phone), "+44 20 7946 0018");
+    assert_eq!(says("{{phone lead.value format='digits'}}", phone), "442079460018");
+    assert_eq!(says("{{phone lead.value region='GB'}}", "020 7946 0018"), phone);
+    assert_eq!(says("{{number lead.value}}", "85.50"), "85.50");
+    assert_eq!(says("{{number lead.value decimals=1}}", "0.25"), "0.3");
+    assert_eq!(says("{{number lead.value 2 decimal=',' group='.'}}", "-1234567.005"), "-1.234.567,01");
+    assert_eq!(says("{{number lead.value 2}}", "1e3"), "1000.00");
+}
+
+#[test]
+fn digests_match_published_vectors() {
+    assert_eq!(says("{{hash lead.value 'md5'}}", "abc"), "900150983cd24fb0d6963f7d28e17f72");
+    assert_eq!(says("{{hash 'sha1' lead.value}}", "abc"), "a9993e364706816aba3e25717850c26c9cd0d89d");
+    assert_eq!(says("{{hash lead.value}}", "abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    assert!(says("{{hash lead.value 'sha512'}}", "abc").starts_with("ddaf35a193617abacc417349ae204131"));
+    assert_eq!(says("{{hash lead.value}}", ""), "");
+    // RFC 2202 and RFC 4231, test case 2.
+    let data = "what do ya want for nothing?";
+    assert_eq!(says("{{hmac lead.value 'sha1' key='Jefe'}}", data), "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
+    assert_eq!(
+        says("{{hmac lead.value key='file:fixtures/render-key.txt'}}", data),
+        "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    );
+    assert_eq!(says("{{hmac lead.value 'sha1' 'Jefe' encoding='base64'}}", data), "7/zfauXrL6LSdBbV8YTfnCWafHk=");
+}
+
+#[test]
+fn an_id_is_the_same_for_the_same_attempt_and_differs_within_it() {
+    let renderer = with_template("json", "[\"{{uuid}}\", \"{{uuid}}\"]", "").unwrap();
+    let one = render(&renderer, &fields([])).unwrap();
+    let again = render(&renderer, &fields([])).unwrap();
+    assert_eq!(one.body, again.body);
+    let ids: Vec<uuid::Uuid> = serde_json::from_slice(&one.body).unwrap();
+    assert_ne!(ids[0], ids[1]);
+    assert_eq!(ids[0].get_version_num(), 5);
+}
+
+#[test]
+fn conditions_compare_numbers_as_numbers_and_text_as_text() {
+    let yes = |condition: &str, value: &str| {
+        says(&format!("{{{{#if ({condition})}}}}y{{{{else}}}}n{{{{/if}}}}"), value) == "y"
+    };
+    assert!(yes("eq lead.value 'a'", "a"));
+    assert!(yes("ne lead.value 'a'", "b"));
+    assert!(yes("eq lead.value 85.5", "85.50"));
+    assert!(!yes("eq lead.value '85.5'", "85.50"));
+    assert!(yes("eq lead.value ''", ""));
+    assert!(yes("gt lead.value '99.5'", "100"));
+    assert!(yes("lt lead.value '2026-12-01'", "2026-11-30"));
+    assert!(yes("gte lead.value 7", "7"));
+    assert!(!yes("lt lead.value 7", ""));
+    assert!(yes("and lead.value (not (eq lead.value 'x'))", "y"));
+    assert!(yes("or (eq lead.value 'x') (eq lead.value 'y')", "y"));
+    assert_eq!(says("{{#if (eq lead.value 'x')}}1{{else if (eq lead.value 'y')}}2{{else}}3{{/if}}", "y"), "2");
+}
+
+#[test]
+fn a_map_takes_the_rest_by_its_star() {
+    let endpoint = "[maps.title]\nmr = \"1\"\n\"*\" = \"9\"\n[maps.strict]\na = \"b\"\n[endpoint]\nmethod = \"post\"\n\
+                    url = \"https://b.example/\"\n[endpoint.form]\none = \"{{map lead.value 'title'}}\"\n\
+                    two = \"{{map 'strict' lead.value}}\"";
+    let renderer = Renderer::compile(&contract(endpoint), &campaign(""), &|_| None).unwrap();
+    let form = |value: &str| render(&renderer, &fields([("value", text(value))]));
+    assert_eq!(form("a").unwrap().body, "one=9&two=b");
+    assert_eq!(form("").unwrap().body, "one=9&two=");
+    let fault = form("mr").unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "endpoint.form.two: map lead.value: the table `strict` has no entry for this value; add one, or `\"*\"` for all the rest"
+    );
+}
+
+#[test]
+fn json_is_typed_and_null_where_nothing_was_given() {
+    let declared = "age = { type = \"integer\" }\nbill = { type = \"decimal\" }\nowner = { type = \"boolean\" }";
+    let template = "[{{lead.age}},{{json lead.age}},{{lead.bill}},{{json lead.bill}},{{lead.owner}},{{json lead.value}},\
+                    {{number lead.bill decimals=1}},{{json (default lead.value 5)}},{{json lead.value type=\"number\"}},\
+                    {{#if lead.owner}}true{{else}}false{{/if}},{{eq lead.age 41}}]";
+    let given = fields([
+        ("age", FieldValue::Integer(41)),
+        ("bill", text("85.50")),
+        ("owner", FieldValue::Boolean(false)),
+        ("value", text("012")),
+    ]);
+    let expected = "[41,41,85.50,85.50,false,\"012\",85.5,\"012\",12,false,true]";
+    assert_eq!(body("json", template, declared, &given), expected);
+    let expected = "[null,null,null,null,null,null,null,5,null,false,false]";
+    assert_eq!(body("json", template, declared, &fields([])), expected);
+}
+
+// ---- What loading refuses ----
+
+#[test]
+fn raw_output_is_refused_wherever_it_stands() {
+    for template in [
+        "<a>\n{{{lead.value}}}</a>",
+        "<a>\n{{&lead.value}}</a>",
+        "<a>{{#if lead.value}}{{else}}\n{{{lead.value}}}{{/if}}</a>",
+        "<a>{{#nested \"json\"}}\"\n{{{upper lead.value}}}\"{{/nested}}</a>",
+    ] {
+        let faults = faults("xml", template);
+        assert_eq!(faults.len(), 1, "{template}: {faults:?}");
+        assert!(faults[0].starts_with("t.hbs line 2: raw output"), "{template}: {faults:?}");
+    }
+}
+
+#[test]
+fn raw_output_in_a_partial_is_refused_with_the_partial_named() {
+    let endpoint = "[endpoint]\nmethod = \"xml\"\nurl = \"https://b.example/\"\ntemplate = \"t.hbs\"";
+    let templates = |path: &str| match path {
+        "t.hbs" => Some("<a>{{> shared/p.hbs}}</a>".to_owned()),
+        "shared/p.hbs" => Some("<b/>\n{{{lead.value}}}{{> t.hbs}}{{> none.hbs}}".to_owned()),
+        _ => None,
+    };
+    let faults = Renderer::compile(&contract(endpoint), &campaign(""), &templates).unwrap_err();
+    let said: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[0].starts_with("shared/p.hbs line 2: raw output"));
+    assert!(said[1].contains("t.hbs includes itself"));
+    assert!(said[2].contains("there is no template none.hbs"));
+}
+
+#[test]
+fn an_unknown_name_is_refused_with_its_line_and_the_nearest_known_one() {
+    let cases = [
+        ("<a>\n{{lead.valu}}</a>", "t.hbs line 2: the campaign c declares no field `valu`; is it `value`?"),
+        ("<a>{{leed.value}}</a>", "t.hbs line 1: `leed.value` is not a variable; is it `lead`?"),
+        ("<a>{{source.payut}}</a>", "is it `payout`?"),
+        ("<a>{{uper lead.value}}</a>", "`uper` is not a helper; is it `upper`?"),
+        ("<a>{{upper (trimm lead.value)}}</a>", "`trimm` is not a helper; is it `trim`?"),
+        ("<a>{{#iff lead.value}}{{/iff}}</a>", "`iff` is not a block; is it `if`?"),
+        ("<a>{{#if lead.valu}}{{/if}}</a>", "declares no field `valu`"),
+        ("<a>{{#each lead}}{{value}}{{/each}}</a>", "asks for a part of a single value"),
+        ("<a>{{#with lead}}{{source.id}}{{/with}}</a>", "declares no field `source.id`"),
+        ("<a>{{../lead.value}}</a>", "leads out of the template"),
+        ("<a>{{@index}}</a>", "`@index` means nothing here"),
+        ("<a>{{lead}}</a>", "`lead` is not a single value"),
+        ("<a>{{log lead.value}}</a>", "`log` is not a helper"),
+        ("<a>{{upper}}</a>", "`upper` takes 1 argument, not 0"),
+        ("<a>{{date lead.value foramt=\"%d\"}}</a>", "`date` has no option `foramt`; is it `format`?"),
+        ("<a>{{date lead.value \"%!\"}}</a>", "is not a strftime format"),
+        ("<a>{{date lead.value timezone=\"Mars/X\"}}</a>", "`Mars/X` is not a time zone"),
+        ("<a>{{phone lead.value \"nice\"}}</a>", "`nice` is no format that we know: use one of e164"),
+        ("<a>{{map lead.value \"none\"}}</a>", "there is no table `none`"),
+        ("<a>{{hash lead.value \"md4\"}}</a>", "`md4` is no algorithm that we know"),
+        ("<a>{{hmac lead.value key=\"env:SURELY_NOT_SET_7\"}}</a>", "SURELY_NOT_SET_7 is not set"),
+        ("<a>{{#if lead.value}}</a>", "t.hbs line 1: "),
+        ("<a>{{#*inline \"x\"}}{{/inline}}</a>", "not supported"),
+    ];
+    for (template, expected) in cases {
+        let faults = faults("xml", template);
+        assert_eq!(faults.len(), 1, "{template}: {faults:?}");
+        assert!(faults[0].contains(expected), "{template}: {faults:?}");
+    }
+}
+
+#[test]
+fn a_value_where_no_escaping_helps_is_refused() {
+    for (method, template, expected) in [
+        ("xml", "<{{lead.value}}/>", "inside a tag"),
+        ("xml", "<a {{lead.value}}=\"1\"/>", "inside a tag"),
+        ("xml", "<a b={{lead.value}}/>", "inside a tag"),
+        ("xml", "<a><!-- {{lead.value}} --></a>", "in a comment"),
+        ("xml", "<a><![CDATA[{{lead.value}}]]></a>", "in a CDATA section"),
+        ("xml", "<?p {{lead.value}}?><a/>", "processing instruction"),
+        ("json", "{\"a\": {{lead.value}}}", "outside of quotes"),
+        ("json", "{\"a\": \"\\{{lead.value}}\"}", ""),
+        ("json", "{\"a\": \"{{json lead.value}}\"}", "brings its own quotes"),
+        ("json", "[{{#if lead.value}}\"{{lead.value}}{{else}}1{{/if}}]", "end in different places"),
+        ("json", "[\"{{lead.value}}]", "ends inside of quotes"),
+        ("xml", "<a>{{#nested \"json\"}}{{lead.value}}{{/nested}}</a>", "outside of quotes"),
+        ("xml", "<a>{{#nested \"yaml\"}}x{{/nested}}</a>", "takes one of"),
+    ] {
+        let faults = faults(method, template);
+        if expected.is_empty() {
+            // `\{{` is Handlebars' own escape: literal braces.
+            assert_eq!(faults, Vec::<String>::new(), "{template}");
+        } else {
+            assert!(faults.iter().any(|fault| fault.contains(expected)), "{template}: {faults:?}");
+        }
+    }
+}
+
+#[test]
+fn every_fault_of_an_endpoint_is_named_at_once() {
+    let endpoint = "[endpoint]\nmethod = \"get\"\nurl = \"ftp://b.example\"\naction = \"x y\"\ntemplate = \"t\"\n\
+                    headers = { \"Bad Name\" = \"1\", Content-Length = \"3\", X-Key = \"env:SURELY_NOT_SET_8\", Authorization = \"x\" }\n\
+                    auth = { bearer = { token = \"{{nope}}\" } }\n[endpoint.form]\na = \"{{lead.nope}}\"";
+    let faults = Renderer::compile(&contract(endpoint), &campaign(""), &|_| None).unwrap_err();
+    let said: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    for expected in [
+        "endpoint.template: `get` has no template",
+        "endpoint.action: `get` has no action",
+        "endpoint.url: not an http or https URL",
+        "endpoint.form.a: the campaign c declares no field `nope`",
+        "endpoint.headers.Bad Name: `Bad Name` is not a header name",
+        "endpoint.headers.Content-Length: Content-Length belongs to the connection",
+        "endpoint.headers.X-Key: the environment variable SURELY_NOT_SET_8 is not set",
+        "endpoint.auth.bearer.token: `nope` is not a variable",
+        "endpoint.auth: endpoint.headers sets Authorization too",
+    ] {
+        assert!(said.iter().any(|fault| fault.starts_with(expected)), "{expected}: {said:#?}");
+    }
+}
+
+// ---- What rendering refuses ----
+
+#[test]
+fn what_is_not_well_formed_fails_with_the_line_of_the_template() {
+    for (method, template, expected) in [
+        ("xml", "<a>\n  <b>{{lead.value}}</c>\n</a>", "t.hbs line 2: the result is not XML"),
+        ("xml", "<a>\n\n<b x=\"1\"\n x=\"2\">{{lead.value}}</b></a>", "t.hbs line 3: "),
+        (
+            "xml",
+            "<a>\n{{lead.value}}\n<p:b/>\n</a>",
+            "t.hbs line 3: the result is not XML: the prefix p: is not declared",
+        ),
+        ("xml", "<a/>\n<b/>", "more than one root"),
+        ("xml", "<a>{{lead.value}}\n&nbsp;</a>", "t.hbs line 2: "),
+        ("xml", "<a>", "not closed"),
+        ("xml", "{{lead.value}}", "text outside of the root element"),
+        ("xml", "<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><a/>", "another encoding"),
+        ("soap11", "<a>{{lead.value}}</a>\n</soap:Body><soap:Body>", "closes the envelope"),
+        ("soap12", "\n\n<a>{{lead.value}}</b>", "t.hbs line 3: "),
+        ("soap12", "<?xml version=\"1.0\"?><a/>", "declaration"),
+        (
+            "json",
+            "{\"a\": \"{{lead.value}}\",\n\"b\": 1,\n}",
+            "t.hbs line 3: the result is not JSON: key must be a string",
+        ),
+        ("json", "[1\n{{#if lead.value}}\n2\n{{/if}}\n]", "t.hbs line 2: "),
+        ("xml", "<a>{{#nested \"xml\"}}<b>{{/nested}}</a>", "t.hbs line 1: nested: the result is not XML"),
+    ] {
+        let renderer = with_template(method, template, "").unwrap_or_else(|f| panic!("{template}: {f:?}"));
+        let fault = render(&renderer, &fields([("value", text("some\nvalue"))])).expect_err(template).to_string();
+        assert!(fault.contains(expected), "{template}: {fault}");
+        assert!(!fault.contains("value\n"), "{fault}");
+    }
+}
+
+#[test]
+fn a_value_that_a_helper_cannot_read_is_named_by_its_variable_and_never_shown() {
+    for (template, variable, expected) in [
+        ("<a>\n{{date lead.value}}</a>", "lead.value", "t.hbs line 2: date lead.value: not a date"),
+        ("<a>{{number lead.value}}</a>", "lead.value", "number lead.value: not a number"),
+        ("<a>{{phone lead.value}}</a>", "lead.value", "phone lead.value: not a phone number"),
+        (
+            "<a>{{#if lead.value}}\n{{#if lead.value}}\n{{date lead.value}}{{/if}}{{/if}}</a>",
+            "lead.value",
+            "t.hbs line 3: ",
+        ),
+    ] {
+        let renderer = with_template("xml", template, "").unwrap();
+        let fault = render(&renderer, &fields([("value", text("Zanzibar"))])).unwrap_err();
+        assert!(fault.to_string().starts_with(expected) || fault.to_string().contains(expected), "{fault}");
+        assert_eq!(fault.variable.as_deref(), Some(variable));
+        assert!(!format!("{fault:?}").contains("Zanzibar"));
+    }
+}
+
+#[test]
+fn a_url_that_is_none_for_this_lead_fails() {
+    let endpoint = "[endpoint]\nmethod = \"get\"\nurl = \"https://{{lead.value}}/\"";
+    let renderer = Renderer::compile(&contract(endpoint), &campaign(""), &|_| None).unwrap();
+    let fault = render(&renderer, &fields([("value", text("a b"))])).unwrap_err();
+    assert_eq!(fault.to_string(), "endpoint.url: not an http or https URL");
+    assert_eq!(render(&renderer, &fields([("value", text("b.example"))])).unwrap().url, "https://b.example/");
+}
+
+// ---- Headers, credentials, masks ----
+
+#[test]
+fn configured_headers_take_the_place_of_the_gateways_own_whatever_their_case() {
+    let endpoint = "[endpoint]\nmethod = \"json\"\nurl = \"https://b.example/\"\ntemplate = \"t.hbs\"\n\
+                    headers = { content-type = \"application/vnd.x+json\", idempotency-key = \"mine-{{attempt.number}}\", X-A = \" {{lead.value}} \" }";
+    let renderer = Renderer::compile(&contract(endpoint), &campaign(""), &|_| Some("{}".to_owned())).unwrap();
+    let request = render(&renderer, &fields([("value", text("a\r\nX-Evil: 1"))])).unwrap();
+    let sent: Vec<(&str, &str)> = request.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let agent = concat!("lead-gateway/", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        sent,
+        [
+            ("content-type", "application/vnd.x+json"),
+            ("User-Agent", agent),
+            ("idempotency-key", "mine-1"),
+            ("X-A", "aX-Evil: 1"),
+        ]
+    );
+    assert!(request.masked.is_none(), "the idempotency key is no secret");
+}
+
+#[test]
+fn secrets_are_masked_where_they_stand_and_listed_for_replies() {
+    let endpoint = "[endpoint]\nmethod = \"post\"\nurl = \"https://b.example/?q=1\"\n\
+                    headers = { X-Session-Token = \"literal-token\", Cookie = \"sid={{meta.click_id}}\", X-Plain = \"p\" }\n\
+                    auth = { query = { name = \"api key\", value = \"qsecret/1\" } }\n\
+                    [endpoint.form]\nkey = \"file:fixtures/render-key.txt\"\na = \"{{lead.value}}\"";
+    let renderer = Renderer::compile(&contract(endpoint), &campaign(""), &|_| None).unwrap();
+    let meta = Meta { click_id: Some("clk-123456".into()), ..Meta::default() };
+    let request = render(&renderer, &lead([("value".to_owned(), text("v"))].into(), meta)).unwrap();
+    assert_eq!(request.url, "https://b.example/?q=1&api+key=qsecret%2F1");
+    assert_eq!(request.body, "a=v&key=Jefe");
+    let masked = request.masked.as_ref().unwrap();
+    assert_eq!(masked.url, "https://b.example/?q=1&api+key=***");
+    assert_eq!(masked.body, "a=v&key=***");
+    let shown: BTreeMap<_, _> = masked.headers.iter().cloned().collect();
+    assert_eq!(shown["X-Session-Token"], "***");
+    assert_eq!(shown["Cookie"], "***");
+    assert_eq!(shown["X-Plain"], "p");
+    assert_eq!(shown["Idempotency-Key"], DELIVERY);
+    for secret in ["Jefe", "literal-token", "qsecret/1", "sid=clk-123456"] {
+        assert!(request.secrets.iter().any(|known| known == secret), "{secret}: {:?}", request.secrets);
+    }
+    assert!(!format!("{renderer:?} {request:?}").contains("literal-token"));
+}
+
+#[test]
+fn a_reference_is_sent_as_it_is_and_is_no_template() {
+    let endpoint = "[endpoint]\nmethod = \"get\"\nurl = \"https://b.example/\"\n\
+                    auth = { header = { name = \"X-Auth\", value = \"file:fixtures/render-braces.txt\" } }";
+    let renderer = Renderer::compile(&contract(endpoint), &campaign(""), &|_| None).unwrap();
+    let request = render(&renderer, &fields([])).unwrap();
+    assert_eq!(header(&request, "X-Auth"), Some("{{lead.value}}-key"));
+    let masked = request.masked.unwrap();
+    assert!(masked.headers.contains(&("X-Auth".to_owned(), "***".to_owned())));
+}
+
+#[test]
+fn a_sensitive_field_is_masked_in_every_form_in_which_it_is_sent() {
+    let declared = "born = { type = \"date\", sensitive = true }\nincome = { type = \"integer\", sensitive = true }\nnone = { type = \"text\", sensitive = true }\nowner = { type = \"boolean\", sensitive = true }";
+    let template = "{\"a\": \"{{lead.born}}\", \"b\": \"{{date lead.born '%d %B %Y'}}\", \"c\": {{lead.income}}, \
+                    \"d\": \"{{concat 'x' (number lead.income 2) 'y'}}\", \"e\": \"{{hash lead.born}}\", \
+                    \"f\": \"{{#if (gt lead.income 10)}}rich{{else}}poor{{/if}}\", \"g\": {{json lead}}, \
+                    \"h\": \"{{#nested 'xml'}}<x y=\"{{lead.born}}\"/>{{/nested}}\", \"i\": \"{{lead.none}}\", \"v\": \"{{lead.value}}\", \
+                    \"u\": \"{{uuid}}\"}";
+    let renderer = with_template("json", template, declared).unwrap();
+    let lead = fields([
+        ("born", text("1985-06-15")),
+        ("income", FieldValue::Integer(54321)),
+        ("owner", FieldValue::Boolean(true)),
+        ("value", text("seen")),
+    ]);
+    let request = render(&renderer, &lead).unwrap();
+    let sent: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(sent["b"], "15 June 1985");
+    assert_eq!(sent["d"], "x54321.00y");
+    let masked = request.masked.unwrap();
+    let stored: serde_json::Value = serde_json::from_slice(&masked.body).unwrap();
+    for key in ["a", "b", "c", "d", "e"] {
+        assert_eq!(stored[key], "***", "{key}");
+    }
+    assert_eq!(stored["g"], serde_json::json!({"born": "***", "income": "***", "owner": "***", "value": "seen"}));
+    assert_eq!(stored["h"], "<x y=\"***\"/>");
+    assert_eq!((&stored["i"], &stored["v"]), (&"".into(), &"seen".into()));
+    assert_eq!(stored["u"], sent["u"]);
+    let text = String::from_utf8(masked.body.to_vec()).unwrap();
+    assert!(!text.contains("1985") && !text.contains("54321"), "{text}");
+    assert_eq!(request.secrets, ["1985-06-15", "54321"]);
+}
+
+// ---- Checking ----
+
+#[test]
+fn check_finds_what_only_some_leads_would_meet() {
+    let broken = "{\"a\": \"{{lead.value}}\"{{#unless lead.value}},{{/unless}}}";
+    let renderer = with_template("json", broken, "").unwrap();
+    let faults = renderer.check(&campaign(""));
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].to_string().contains("with a lead with required fields only"), "{faults:?}");
+    let renderer = with_template("xml", "<a>\n{{date lead.value}}</a>", "").unwrap();
+    assert!(renderer.check(&campaign(""))[0].to_string().starts_with("t.hbs line 2: date lead.value"));
+}
+
+#[test]
+fn a_hostile_lead_is_hostile_where_its_types_leave_room() {
+    let declared = "short = { type = \"text\", max = 5 }\nage = { type = \"integer\", min = 18 }\nborn = { type = \"date\" }\n\
+                    kind = { type = \"one_of\", values = [\"a\", \"b\"] }\nnino = { type = \"text\", pattern = \"[A-Z]{2}[0-9]{6}[A-D]\" }\n\
+                    zip = { type = \"postcode\", country = \"GB\" }";
+    let campaign = campaign(declared);
+    let hostile = hostile(&campaign).fields;
+    let long = hostile["value"].to_string();
+    assert_eq!(long.chars().count(), 10_000);
+    for trick in ["\"", "'", "<", "&", "]]>", "😀", "\u{0}", "\u{202e}", "{{{"] {
+        assert!(long.contains(trick), "{trick:?}");
+    }
+    assert_eq!(hostile["short"].to_string().chars().count(), 5);
+    assert_eq!(hostile["age"], FieldValue::Integer(18));
+    assert_eq!(hostile["kind"], text("a"));
+    assert_eq!(hostile["nino"], text("AB123456C"));
+    assert_eq!(hostile["zip"], text("SW1A 1AA"));
+    assert_eq!(hostile["born"], text("1985-12-31"));
+    assert!(hostile.len() > campaign.fields.len(), "undeclared fields are kept, so there is one");
+    assert_eq!(sample(&campaign).fields["short"], text("Sampl"));
+}
+
+#[test]
+fn a_renderer_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<Renderer>();
+}
