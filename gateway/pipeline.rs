@@ -10,6 +10,8 @@
 //! only with everything in hand that could make it wait (permit, pace, breaker, the gate's ticket), so that nothing
 //! queues between the attempt's commit and its first byte. Invariants are listed in `docs/ARCHITECTURE.md`.
 
+mod captured;
+mod conclude;
 pub mod decide;
 mod lane;
 mod outcomes;
@@ -26,29 +28,29 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::capture::{self, Captured, Redactor};
+use crate::capture::Redactor;
 use crate::clock::{self, Clock};
 use crate::directory::{CampaignEntry, ContractEntry, Directory, Network, SourceEntry};
-use crate::dispatch::{Dispatcher, retry};
+use crate::dispatch::Dispatcher;
 use crate::gate::{AsOf, Gate, Ticket};
 use crate::model::contract::OnUnknown;
 use crate::model::delivery::{Class, Delivery, DeliveryState, Judgement, Verdict};
-use crate::model::exchange::{Outgoing, Reply, Sent};
+use crate::model::exchange::{Outgoing, Sent};
 use crate::model::id::{ContractId, DeliveryId, PartnerId};
 use crate::model::lead::{Lead, LeadReason, LeadStatus};
 use crate::model::limit::{Place, PlaceKey};
 use crate::render::{Party, RenderInput};
 use crate::store::{
-    Accept, Accepted, AttemptEnd, Audit, Change, DedupeKey, DeliveryRecord, ExchangeRecord, Granted, Head,
-    IdempotencyKey, LeadStep, Message, Queued, StartAttempt, Step, Stepped, Store, StoreError,
+    Accept, Accepted, AttemptEnd, Change, DedupeKey, DeliveryRecord, Granted, IdempotencyKey, Queued, StartAttempt,
+    Store, StoreError,
 };
 use crate::telemetry;
-use plan::{Plan, Turns};
+use captured::captured;
+use conclude::{Conclusion, MoveOn};
+use plan::Turns;
 
 /// How long a stored attempt may take beyond its endpoint's `timeout` before it counts as lost.
 const DEADLINE_SLACK: Duration = Duration::from_secs(5);
-/// Pauses between tries to record an outcome while the store fails.
-const RECORD_AGAIN: Duration = Duration::from_millis(500);
 
 /// Everything a lead's life needs. One per process.
 pub struct Pipeline {
@@ -526,153 +528,6 @@ impl Pipeline {
         }
     }
 
-    /// Records the outcome of an attempt, for as long as it takes: what the partner said must not be lost.
-    async fn record(
-        &self,
-        delivery: Delivery,
-        started_at: Timestamp,
-        held_ms: u64,
-        entry: &ContractEntry,
-        judgement: Judgement,
-        end: AttemptEnd,
-    ) {
-        let mut delivery = delivery;
-        delivery.attempt_count = end.number;
-        let first = *delivery.first_attempt_at.get_or_insert(started_at);
-        let again = self.try_again(&delivery, first, held_ms, entry, &judgement);
-        let ending = decide::after_attempt(&judgement, delivery.had_unknown, entry.contract.on_unknown, again);
-        let conclusion =
-            Conclusion { attempt: Some(end), may_fail_over: ending.may_fail_over, ..Conclusion::of(ending.change) };
-        loop {
-            match self.conclude(&delivery, DeliveryState::Sending, conclusion.clone()).await {
-                Ok(_) => return,
-                Err(StoreError::Closed) => {
-                    tracing::error!(delivery.id = %delivery.id, "stopped before an outcome was recorded; it will be unknown");
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(delivery.id = %delivery.id, store.error = %error, "an outcome cannot be recorded yet");
-                    tokio::time::sleep(RECORD_AGAIN).await;
-                }
-            }
-        }
-    }
-
-    fn try_again(
-        &self,
-        delivery: &Delivery,
-        first: Timestamp,
-        held_ms: u64,
-        entry: &ContractEntry,
-        judgement: &Judgement,
-    ) -> Result<Timestamp, String> {
-        let tried = retry::Tried {
-            attempts: delivery.attempt_count,
-            first_at: first,
-            held: Duration::from_millis(held_ms),
-            retry_after: judgement.retry_after,
-        };
-        match retry::plan(&entry.contract.endpoint.retry, tried, self.clock.now(), clock::draw()) {
-            // To the microsecond, as the store keeps it: queue and store must agree on its rank.
-            retry::Again::At(due) => Ok(Timestamp::from_microsecond(due.as_microsecond()).unwrap_or(due)),
-            retry::Again::GiveUp(why) => Err(why.to_string()),
-        }
-    }
-
-    /// Makes a delivery's change durable together with what follows for its lead, and tells everybody concerned.
-    async fn conclude(
-        &self,
-        delivery: &Delivery,
-        from: DeliveryState,
-        conclusion: Conclusion,
-    ) -> Result<Option<DeliveryState>, StoreError> {
-        loop {
-            let Some(move_on) = self.follow(delivery, &conclusion).await? else { return Ok(None) };
-            let state = move_on.change.state;
-            let due_at = move_on.change.due_at;
-            let step = Step {
-                delivery: delivery.id,
-                lead: delivery.lead,
-                from,
-                attempts: delivery.attempt_count,
-                at: self.clock.now(),
-                change: move_on.change,
-                attempt: conclusion.attempt.clone(),
-                then: move_on.then,
-                audit: conclusion.audit.clone(),
-            };
-            match self.store.step(step).await? {
-                Stepped::Done(given_back) => {
-                    self.give_back(&delivery.partner, given_back).await;
-                    if state == DeliveryState::Queued {
-                        self.wait_again(delivery, due_at, conclusion.attempt.as_ref());
-                    }
-                    match &move_on.plan {
-                        Some((lead, plan)) => self.announce(lead, plan),
-                        None if state == DeliveryState::Accepted => self.outcomes.tell(delivery.lead, Outcome::Decided),
-                        // It waits for a retry.
-                        None => self.outcomes.tell(delivery.lead, Outcome::Parked),
-                    }
-                    telemetry::delivery_ended(delivery, state);
-                    return Ok(Some(state));
-                }
-                // Another delivery of this lead ended at the same moment: look again.
-                Stepped::LeadMoved => {}
-                Stepped::Stale(now, _) => {
-                    tracing::debug!(delivery.id = %delivery.id, delivery.state = %now, "moved on by somebody else");
-                    return Ok(None);
-                }
-            }
-        }
-    }
-
-    async fn give_back(&self, partner: &PartnerId, keys: Vec<PlaceKey>) {
-        if keys.is_empty() {
-            return;
-        }
-        let places: Vec<Place> = keys.into_iter().map(|key| Place { key, limit: None }).collect();
-        self.settle(&places).await;
-        if let Some(queues) = self.queues() {
-            queues.freed(partner);
-        }
-    }
-
-    /// Puts a delivery that is to be tried again back into its queue.
-    fn wait_again(&self, delivery: &Delivery, due_at: Option<Timestamp>, attempt: Option<&AttemptEnd>) {
-        let now = self.clock.now();
-        let unknown = attempt.is_some_and(|end| end.verdict == Verdict::Unknown);
-        if let Some(queues) = self.queues() {
-            queues.push(
-                &delivery.contract,
-                Queued {
-                    id: delivery.id,
-                    lead: delivery.lead,
-                    received_at: delivery.received_at,
-                    waits: delivery.waits,
-                    had_unknown: delivery.had_unknown || unknown,
-                    bypass_limits: delivery.bypass_limits,
-                    due_at,
-                    since: due_at.unwrap_or(now),
-                },
-                None,
-            );
-        }
-    }
-
-    /// After a commit: new deliveries to their queues, and word to whoever waits.
-    fn announce(&self, lead: &Arc<Lead>, plan: &Plan) {
-        if let Some(queues) = self.queues() {
-            for new in plan.deliveries.iter().filter(|new| new.state == DeliveryState::Queued) {
-                queues.push(&new.contract, plan::queued(new, lead, self.clock.now()), Some(Arc::clone(lead)));
-            }
-        }
-        if plan.status != LeadStatus::Pending {
-            self.outcomes.tell(lead.id, Outcome::Decided);
-        } else if plan.parked {
-            self.outcomes.tell(lead.id, Outcome::Parked);
-        }
-    }
-
     /// A delivery is held at a shut gate: its source need not wait, unless another delivery of the lead is in motion.
     ///
     /// # Errors
@@ -689,30 +544,6 @@ impl Pipeline {
         }
         Ok(())
     }
-}
-
-/// A delivery's change with what belongs into the same commit.
-#[derive(Debug, Clone)]
-pub(crate) struct Conclusion {
-    change: Change,
-    attempt: Option<AttemptEnd>,
-    may_fail_over: bool,
-    /// A person ended it: nobody else is offered the lead because of that.
-    by_cancel: bool,
-    audit: Option<Audit>,
-}
-
-impl Conclusion {
-    fn of(change: Change) -> Self {
-        Self { change, attempt: None, may_fail_over: false, by_cancel: false, audit: None }
-    }
-}
-
-/// What a conclusion means for the lead.
-struct MoveOn {
-    change: Change,
-    then: LeadStep,
-    plan: Option<(Arc<Lead>, Plan)>,
 }
 
 /// A reply so large that judging it may take long enough for others to notice.
@@ -771,37 +602,4 @@ fn masked(mut judgement: Judgement, redactor: &Redactor) -> Judgement {
         *text = redactor.redact_text(text);
     }
     judgement
-}
-
-/// What is kept of an exchange, with the headers that sending `added`: masked, and cut at the cap.
-fn captured(
-    outgoing: &Outgoing,
-    added: &[(String, String)],
-    reply: Option<&Reply>,
-    redactor: &Redactor,
-    limit: usize,
-) -> ExchangeRecord {
-    let (url, headers, body) = match &outgoing.masked {
-        Some(masked) => (&masked.url, &masked.headers, &masked.body),
-        None => (&outgoing.url, &outgoing.headers, &outgoing.body),
-    };
-    let head = Head {
-        method: Some(outgoing.http_method.to_owned()),
-        url: Some(url.clone()),
-        status: None,
-        // In lower case, as those of replies: header names have none of their own (RFC 9110, section 5.1).
-        headers: headers.iter().chain(added).map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
-    };
-    let request = message(&head, capture::cut(body, limit));
-    let response = reply.map(|reply| {
-        let headers = capture::redact_headers(&reply.headers, redactor);
-        let head = Head { method: None, url: None, status: Some(reply.status), headers };
-        message(&head, Captured::of(&reply.body, redactor, limit))
-    });
-    ExchangeRecord { request, response }
-}
-
-fn message(head: &Head, body: Captured) -> Message {
-    // Texts and numbers: this cannot fail.
-    Message { head: serde_json::to_string(head).unwrap_or_default(), body: body.body, truncated: body.truncated }
 }
