@@ -41,6 +41,16 @@ tools:
 			echo "make: a C compiler is missing; install one (Debian: sudo apt-get install build-essential)" >&2; exit 1; \
 		fi; \
 	fi
+	@# The peers that tests talk to: a TLS server that is not ours.
+	@if ! command -v nginx >/dev/null && [ ! -x /usr/sbin/nginx ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update </dev/null; \
+			apt-get install -y --no-install-recommends nginx-light </dev/null; \
+		else \
+			echo "make: nginx is missing, which a test needs; install it (Debian: sudo apt-get install nginx-light)" >&2; exit 1; \
+		fi; \
+	fi
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use crate::dispatch::Transport;
+use crate::dispatch::token::TokenSource;
 use crate::gate::limits;
 use crate::gate::rules::GateRules;
 use crate::intake::{self, auth};
@@ -253,6 +254,8 @@ pub struct ContractEntry {
     pub rules: verdict::Rules,
     /// How its requests travel.
     pub transport: Transport,
+    /// Where its access tokens come from, if it needs any.
+    pub tokens: Option<Arc<TokenSource>>,
 }
 
 impl ContractEntry {

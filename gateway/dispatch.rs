@@ -5,16 +5,22 @@
 //! decides nothing: what a reply means is the verdict's, when to try again is told by [`retry`], whether to try at all
 //! by [`breaker`].
 //!
-//! `client` is one exchange, `handover` the question "was it sent?", `target` where it may go.
+//! `client` is one exchange, `handover` the question "was it sent?", `target` where it may go, `token` the OAuth 2.0
+//! tokens that some partners want first, `own` the clients of endpoints with certificates of their own.
 
 pub mod breaker;
 mod client;
+pub mod concurrency;
 mod handover;
+mod own;
 mod reply;
 pub mod retry;
 mod stopwatch;
 pub mod target;
 mod tls;
+pub mod token;
+
+pub use own::OwnClient;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,29 +69,56 @@ pub enum DispatchFault {
     Client(String),
 }
 
-/// The time that an exchange may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is wrong with a setting of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct SettingFault {
+    /// The key below the endpoint, such as `tls.certificate`.
+    pub key: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// How an endpoint's exchanges travel, and the time that each may take.
+#[derive(Debug, Clone)]
 pub struct Transport {
     /// Until the request can be handed over: name, connection and TLS. At most two minutes count.
     pub connect_timeout: Duration,
     /// For everything, to the last byte of the reply.
     pub timeout: Duration,
+    /// The endpoint's own client; `None` for the one that all others share.
+    pub own: Option<Arc<OwnClient>>,
 }
 
-impl From<&Endpoint> for Transport {
-    fn from(endpoint: &Endpoint) -> Self {
-        Self { connect_timeout: endpoint.connect_timeout.0, timeout: endpoint.timeout.0 }
+impl Transport {
+    /// By the shared client.
+    #[must_use]
+    pub fn shared(connect_timeout: Duration, timeout: Duration) -> Self {
+        Self { connect_timeout, timeout, own: None }
+    }
+
+    /// An endpoint's. `before` is what it had until now, whose connections are kept where nothing changed.
+    ///
+    /// # Errors
+    /// What is wrong with its certificates, and under which key.
+    pub fn of(endpoint: &Endpoint, before: Option<&Self>) -> Result<Self, Vec<SettingFault>> {
+        let own = OwnClient::of(endpoint)?.map(|own| match before.and_then(|before| before.own.as_ref()) {
+            Some(known) if known.is_like(&own) => Arc::clone(known),
+            _ => Arc::new(own),
+        });
+        Ok(Self { connect_timeout: endpoint.connect_timeout.0, timeout: endpoint.timeout.0, own })
     }
 }
 
 /// Sends requests. Cheap to clone; the clones share their connections.
 ///
-/// One client serves every endpoint: the time-outs are kept per exchange here, not by the client, for only so can a
-/// time-out tell whether the request had been handed over.
+/// One client serves every endpoint that has no certificates or pauses of its own: the time-outs are kept per exchange
+/// here, not by the client, for only so can a time-out tell whether the request had been handed over.
 #[derive(Debug, Clone)]
 pub struct Dispatcher {
     client: reqwest::Client,
     config: Arc<DispatchConfig>,
+    roots: Arc<rustls::RootCertStore>,
 }
 
 impl Dispatcher {
@@ -94,7 +127,9 @@ impl Dispatcher {
     /// # Errors
     /// When the extra roots cannot be read, or TLS cannot be set up.
     pub fn new(config: DispatchConfig) -> Result<Self, DispatchFault> {
-        Ok(Self { client: client::build(&config)?, config: Arc::new(config) })
+        let roots = Arc::new(tls::roots(config.extra_roots_pem.as_deref())?);
+        let client = client::build(&config, tls::config(Arc::clone(&roots))?, own::KEEP_ALIVE)?;
+        Ok(Self { client, config: Arc::new(config), roots })
     }
 
     /// The headers that [`Dispatcher::send`] adds to those of `outgoing`, for a capture that shows all that was sent.
@@ -106,6 +141,13 @@ impl Dispatcher {
     /// Sends one request and reads the reply. Must run in a tokio runtime, and to its end: dropped half-way, it leaves
     /// an attempt whose outcome nobody knows.
     pub async fn send(&self, transport: &Transport, outgoing: &Outgoing) -> Sent {
-        client::send(&self.client, &self.config, transport, outgoing).await
+        let client = match &transport.own {
+            None => &self.client,
+            Some(own) => match own.client(&self.config, &self.roots) {
+                Ok(client) => client,
+                Err(fault) => return Sent::not_sent(fault.to_string()),
+            },
+        };
+        client::send(client, &self.config, transport, outgoing).await
     }
 }

@@ -10,6 +10,7 @@
 //! only with everything in hand that could make it wait (permit, pace, breaker, the gate's ticket), so that nothing
 //! queues between the attempt's commit and its first byte. Invariants are listed in `docs/ARCHITECTURE.md`.
 
+mod authorise;
 mod captured;
 mod conclude;
 pub mod decide;
@@ -18,6 +19,7 @@ mod outcomes;
 mod plan;
 mod staff;
 
+pub use authorise::{Authorisation, authorise};
 pub use lane::{Lane, Lanes, Permit};
 pub use outcomes::{Outcome, Outcomes, Waiting};
 pub use staff::{ActFault, RedeliverLimits};
@@ -32,17 +34,18 @@ use crate::capture::Redactor;
 use crate::clock::{self, Clock};
 use crate::directory::{CampaignEntry, ContractEntry, Directory, Network, SourceEntry};
 use crate::dispatch::Dispatcher;
+pub use crate::dispatch::token::TokenExchange;
 use crate::gate::{AsOf, Gate, Ticket};
 use crate::model::contract::OnUnknown;
 use crate::model::delivery::{Class, Delivery, DeliveryState, Judgement, Verdict};
-use crate::model::exchange::{Outgoing, Sent};
+use crate::model::exchange::{Outgoing, SendFaultKind, Sent, Timings};
 use crate::model::id::{ContractId, DeliveryId, PartnerId};
 use crate::model::lead::{Lead, LeadReason, LeadStatus};
 use crate::model::limit::{Place, PlaceKey};
 use crate::render::{Party, RenderInput};
 use crate::store::{
-    Accept, Accepted, AttemptEnd, Change, DedupeKey, DeliveryRecord, Granted, IdempotencyKey, Queued, StartAttempt,
-    Store, StoreError,
+    Accept, Accepted, AttemptEnd, Change, DedupeKey, DeliveryRecord, ExchangeRecord, Granted, IdempotencyKey, Queued,
+    StartAttempt, Store, StoreError,
 };
 use crate::telemetry;
 use captured::captured;
@@ -252,7 +255,7 @@ impl Pipeline {
         let number = record.delivery.attempt_count + 1;
         let network = self.directory.network();
         let began = clock::instant();
-        let outgoing = match request_for(&network, entry, &lead, record.delivery.id, number, self.clock.now()) {
+        let mut outgoing = match request_for(&network, entry, &lead, record.delivery.id, number, self.clock.now()) {
             Ok(outgoing) => outgoing,
             Err(why) => {
                 self.not_started(entry, ticket, permit, &[]).await;
@@ -263,6 +266,7 @@ impl Pipeline {
         };
 
         telemetry::stage("render", began.elapsed());
+        let authorisation = authorise(&self.dispatcher, entry, &mut outgoing).await;
 
         let began = clock::instant();
         let started_at = self.clock.now();
@@ -301,16 +305,23 @@ impl Pipeline {
         telemetry::stage("attempt_commit", began.elapsed());
 
         let began = clock::instant();
-        let sent = self.dispatcher.send(&entry.transport, &outgoing).await;
-        telemetry::stage("dispatch", began.elapsed());
+        let (outgoing, sent) = match &authorisation.fault {
+            // The attempt is made, and ends here: so it counts, is seen, and tells the breaker.
+            Some(fault) => (outgoing, Sent { result: Err(fault.clone()), timings: Timings::default() }),
+            None => deliver(&self.dispatcher, entry, outgoing, Some(permit.lane())).await,
+        };
+        let took = began.elapsed();
+        telemetry::stage("dispatch", took);
         let redactor = Redactor::new(&outgoing.secrets);
-        let (sent, judgement) = judge(entry, sent, self.clock.now()).await;
+        let (sent, mut judgement) = judge(entry, sent, self.clock.now()).await;
+        let at_once = authorisation.refused(entry, &sent.result, &mut judgement).await;
         let judgement = masked(judgement, &redactor);
-        let ended = self.attempt_end(number, &judgement, &sent, &outgoing, &redactor);
+        let mut ended = self.attempt_end(number, &judgement, &sent, &outgoing, &redactor);
+        ended.token_exchange = authorisation.exchange.map(|exchange| self.token_exchange(&exchange));
         telemetry::attempt_ended(&record.delivery, judgement.verdict, judgement.class);
-        permit.learn(&judgement, ended.status_code, self.clock.now());
+        permit.learn(&judgement, ended.status_code, took, self.clock.now());
         let began = clock::instant();
-        self.record(record.delivery, started_at, held_ms, entry, judgement, ended).await;
+        self.record(record.delivery, started_at, held_ms, entry, judgement, ended, at_once).await;
         telemetry::stage("completion_commit", began.elapsed());
         Ok(Attempted::Done)
     }
@@ -406,6 +417,7 @@ impl Pipeline {
             explanation: judgement.explanation,
             timings: None,
             exchange: None,
+            token_exchange: None,
         };
         self.conclude(
             delivery,
@@ -485,7 +497,7 @@ impl Pipeline {
         ticket: &Ticket,
         held_ms: u64,
     ) -> Result<Granted, StoreError> {
-        let longest = entry.contract.endpoint.timeout.0 + DEADLINE_SLACK;
+        let longest = entry.contract.endpoint.longest_exchange().saturating_add(DEADLINE_SLACK);
         self.store
             .start_attempt(StartAttempt {
                 delivery: delivery.id,
@@ -525,7 +537,19 @@ impl Pipeline {
                 redactor,
                 self.capture_limit,
             )),
+            token_exchange: None,
         }
+    }
+
+    /// What is kept of an exchange with a token endpoint.
+    fn token_exchange(&self, exchange: &TokenExchange) -> ExchangeRecord {
+        let TokenExchange { outgoing, sent } = exchange;
+        let reply = match &sent.result {
+            Ok(reply) => Some(reply),
+            Err(fault) => fault.partial.as_ref(),
+        };
+        let redactor = Redactor::new(&outgoing.secrets);
+        captured(outgoing, &self.dispatcher.added_headers(outgoing), reply, &redactor, self.capture_limit)
     }
 
     /// A delivery is held at a shut gate: its source need not wait, unless another delivery of the lead is in motion.
@@ -544,6 +568,35 @@ impl Pipeline {
         }
         Ok(())
     }
+}
+
+/// Sends a request to its endpoint: to `url`, and to `backup_url` when nothing at all could be handed over there; the other
+/// way round while `lane` knows `url` to be out of reach. Gives back which of the two requests it was that went.
+pub async fn deliver(
+    dispatcher: &Dispatcher,
+    entry: &ContractEntry,
+    mut outgoing: Outgoing,
+    lane: Option<&Lane>,
+) -> (Outgoing, Sent) {
+    let Some(backup) = outgoing.backup.take() else {
+        let sent = dispatcher.send(&entry.transport, &outgoing).await;
+        return (outgoing, sent);
+    };
+    let backup_first = lane.is_some_and(Lane::backup_first);
+    let (first, second) = if backup_first { (*backup, outgoing) } else { (outgoing, *backup) };
+    let sent = dispatcher.send(&entry.transport, &first).await;
+    let not_sent = |sent: &Sent| matches!(&sent.result, Err(fault) if fault.kind == SendFaultKind::NotSent);
+    if !not_sent(&sent) {
+        if let (Some(lane), false) = (lane, backup_first) {
+            lane.reached(true);
+        }
+        return (first, sent);
+    }
+    let sent = dispatcher.send(&entry.transport, &second).await;
+    if let Some(lane) = lane {
+        lane.reached(backup_first && !not_sent(&sent));
+    }
+    (second, sent)
 }
 
 /// A reply so large that judging it may take long enough for others to notice.

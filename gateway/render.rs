@@ -47,6 +47,7 @@ pub use self::sample::{hostile, sample};
 pub struct Renderer {
     method: Method,
     url: Piece,
+    backup: Option<Piece>,
     /// A query parameter with credentials: its encoded name and its value.
     credentials: Option<(String, Piece)>,
     headers: Headers,
@@ -150,13 +151,27 @@ impl Renderer {
     pub fn render(&self, input: &RenderInput<'_>) -> Result<Outgoing, RenderFault> {
         let scene = Scene::new(input.delivery, input.attempt, input.now, input.timezone, &self.maps, &self.keys);
         let values = context::build(input, &self.own, &self.uses, false);
-        let mut run = Run::new(&values, &scene, &self.uses.scenic, false);
-        let request = self.compose(&mut run, input)?;
+        let mut outgoing = self.render_to(&self.url, input, &scene, &values)?;
+        if let Some(url) = &self.backup {
+            outgoing.backup = Some(Box::new(self.render_to(url, input, &scene, &values)?));
+        }
+        Ok(outgoing)
+    }
+
+    fn render_to(
+        &self,
+        url: &Piece,
+        input: &RenderInput<'_>,
+        scene: &Scene<'_>,
+        values: &Context,
+    ) -> Result<Outgoing, RenderFault> {
+        let mut run = Run::new(values, scene, &self.uses.scenic, false);
+        let request = self.compose(url, &mut run, input)?;
         let secrets = self.secrets(&mut run, input)?;
-        let masked = if self.masks() { Some(self.masked(&scene, input, &values, &request)?) } else { None };
+        let masked = if self.masks() { Some(self.masked(url, scene, input, values, &request)?) } else { None };
         let Request { url, headers, body } = request;
         let http_method = if self.method == Method::Get { "GET" } else { "POST" };
-        Ok(Outgoing { http_method, url, headers, body, masked, secrets })
+        Ok(Outgoing { http_method, url, headers, body, masked, secrets, backup: None })
     }
 
     /// Renders a plain lead, a hostile one and one with required fields only, as `gateway check` does, and says what
@@ -165,13 +180,19 @@ impl Renderer {
         sample::check(self, campaign)
     }
 
-    fn compose<'rc>(&'rc self, run: &mut Run<'rc>, input: &RenderInput<'_>) -> Result<Request, RenderFault> {
-        Ok(Request { url: self.url(run)?, headers: self.headers(run, input)?, body: self.body(run)? })
+    fn compose<'rc>(
+        &'rc self,
+        url: &'rc Piece,
+        run: &mut Run<'rc>,
+        input: &RenderInput<'_>,
+    ) -> Result<Request, RenderFault> {
+        Ok(Request { url: self.url(url, run)?, headers: self.headers(run, input)?, body: self.body(run)? })
     }
 
     /// The request as it may be stored.
     fn masked(
         &self,
+        url: &Piece,
         scene: &Scene<'_>,
         input: &RenderInput<'_>,
         values: &Context,
@@ -180,18 +201,19 @@ impl Renderer {
         let masked_values = self.uses.sensitive.then(|| context::build(input, &self.own, &self.uses, true));
         let mut run = Run::new(masked_values.as_ref().unwrap_or(values), scene, &self.uses.scenic, true);
         let body = if self.content.masks() { self.body(&mut run)? } else { real.body.clone() };
-        Ok(Masked { url: self.url(&mut run)?, headers: self.headers(&mut run, input)?, body })
+        Ok(Masked { url: self.url(url, &mut run)?, headers: self.headers(&mut run, input)?, body })
     }
 
     fn masks(&self) -> bool {
         self.uses.sensitive
             || self.url.masks()
+            || self.backup.as_ref().is_some_and(Piece::masks)
             || self.credentials.is_some()
             || self.headers.iter().any(|(_, value)| value.masks())
             || self.content.masks()
     }
 
-    fn url<'rc>(&'rc self, run: &mut Run<'rc>) -> Result<String, RenderFault> {
+    fn url<'rc>(&'rc self, url: &'rc Piece, run: &mut Run<'rc>) -> Result<String, RenderFault> {
         let mut query = String::new();
         if let (Method::Get, Content::Form(fields)) = (self.method, &self.content) {
             push_fields(&mut query, fields, run)?;
@@ -199,9 +221,9 @@ impl Renderer {
         if let Some((name, value)) = &self.credentials {
             form::push(&mut query, name, &render(value, run)?);
         }
-        let base = render(&self.url, run)?;
-        if !run.masking() && !self.url.is_fixed() {
-            compile::check_url(&base).map_err(|message| self.url.fault(message))?;
+        let base = render(url, run)?;
+        if !run.masking() && !url.is_fixed() {
+            compile::check_url(&base).map_err(|message| url.fault(message))?;
         }
         Ok(form::with_query(&base, &query).into_owned())
     }

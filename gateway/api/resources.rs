@@ -58,16 +58,21 @@ fn shown(record: &ResourceRecord) -> Value {
     let Some(endpoint) = document.get_mut("endpoint") else { return document };
     if let Some(auth) = endpoint.get_mut("auth").and_then(Value::as_object_mut) {
         let credentials = auth.values_mut().filter_map(Value::as_object_mut).flatten();
-        credentials.filter(|(key, _)| *key != "name").for_each(|(_, value)| mask(value));
+        credentials.filter(|(key, _)| !PLAIN_IN_AUTH.contains(&key.as_str())).for_each(|(_, value)| mask(value));
+    }
+    if let Some(key) = endpoint.get_mut("tls").and_then(|tls| tls.get_mut("key")) {
+        mask(key);
     }
     for (table, all) in [("headers", true), ("form", false)] {
         let values = endpoint.get_mut(table).and_then(Value::as_object_mut).into_iter().flatten();
         values.filter(|(name, _)| all || is_secret_header(name)).for_each(|(_, value)| mask(value));
     }
-    if let Some(Value::String(url)) = endpoint.get_mut("url")
-        && let Some((path, _)) = url.split_once('?')
-    {
-        *url = format!("{path}?{MASK}");
+    for url in ["url", "backup_url"] {
+        if let Some(Value::String(url)) = endpoint.get_mut(url)
+            && let Some((path, _)) = url.split_once('?')
+        {
+            *url = format!("{path}?{MASK}");
+        }
     }
     document
 }
@@ -77,9 +82,14 @@ fn mask(value: &mut Value) {
         Value::String(text) if text.starts_with("env:") || text.starts_with("file:") || is_plain_template(text) => {}
         Value::String(text) => MASK.clone_into(text),
         Value::Array(items) => items.iter_mut().for_each(mask),
+        Value::Object(fields) => fields.values_mut().for_each(mask),
         _ => {}
     }
 }
+
+/// What of an endpoint's `auth` is no secret.
+const PLAIN_IN_AUTH: [&str; 8] =
+    ["name", "grant", "client_auth", "client_id", "header", "scheme", "scope", "token_url"];
 
 /// Whether a template holds variables only, and no text of its own that may be a secret.
 fn is_plain_template(text: &str) -> bool {

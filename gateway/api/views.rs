@@ -207,7 +207,7 @@ pub(super) fn delivery(
 fn attempt_view(record: &AttemptRecord, reveal: Reveal) -> Value {
     let attempt = &record.attempt;
     let exchange = record.exchange.as_ref();
-    json!({
+    let mut view = json!({
         "number": attempt.number,
         "started_at": time(attempt.started_at),
         "ended_at": attempt.ended_at.map(time),
@@ -219,7 +219,13 @@ fn attempt_view(record: &AttemptRecord, reveal: Reveal) -> Value {
         "timings_ms": attempt.timings,
         "request": exchange.map(|exchange| message(&exchange.request, reveal)),
         "response": exchange.and_then(|exchange| exchange.response.as_ref()).map(|response| message(response, reveal)),
-    })
+    });
+    if let (Some(exchange), Value::Object(view)) = (&record.token_exchange, &mut view) {
+        let response = exchange.response.as_ref().map(|response| message(response, reveal));
+        let both = json!({"request": message(&exchange.request, reveal), "response": response});
+        view.insert("token_exchange".to_owned(), both);
+    }
+    view
 }
 
 /// What a rule found may be what the partner said of the person.

@@ -6,16 +6,16 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use crate::app::{dispatcher, told};
-use crate::capture;
+use crate::capture::{self, Redactor};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::directory::{ContractEntry, Network, files};
+use crate::directory::{Network, files};
 use crate::intake::{self, Format};
 use crate::model::delivery::Judgement;
-use crate::model::exchange::{Outgoing, Sent};
+use crate::model::exchange::{Outgoing, Reply, Sent, Timings};
 use crate::model::id::{DeliveryId, LeadId, SourceId};
 use crate::model::lead::Lead;
-use crate::pipeline::request_for;
+use crate::pipeline::{TokenExchange, authorise, deliver, request_for};
 
 /// The source in whose name a lead is rendered that no source has sent.
 const NOBODY: &str = "command-line";
@@ -24,12 +24,6 @@ struct Prepared {
     network: Network,
     contract: crate::model::id::ContractId,
     outgoing: Outgoing,
-}
-
-impl Prepared {
-    fn entry(&self) -> anyhow::Result<&ContractEntry> {
-        self.network.contract(&self.contract).map(AsRef::as_ref).context("the contract is gone")
-    }
 }
 
 pub(super) fn render(config: &Config, contract: &str, lead: &Path, json: bool) -> anyhow::Result<bool> {
@@ -44,13 +38,22 @@ pub(super) fn render(config: &Config, contract: &str, lead: &Path, json: bool) -
 }
 
 pub(super) async fn send(config: &Config, contract: &str, lead: &Path, json: bool) -> anyhow::Result<bool> {
-    let prepared = prepare(config, contract, lead)?;
-    let entry = prepared.entry()?;
-    let outgoing = &prepared.outgoing;
-    let sent = dispatcher(config)?.send(&entry.transport, outgoing).await;
+    let Prepared { network, contract, mut outgoing } = prepare(config, contract, lead)?;
+    let dispatcher = dispatcher(config)?;
+    let entry = network.contract(&contract).context("the contract is gone")?;
+    let authorisation = authorise(&dispatcher, entry, &mut outgoing).await;
+    let (outgoing, sent) = match authorisation.fault {
+        Some(fault) => (outgoing, Sent { result: Err(fault), timings: Timings::default() }),
+        None => deliver(&dispatcher, entry, outgoing, None).await,
+    };
+    let outgoing = &outgoing;
     let judgement = entry.rules.judge(&sent.result, Clock::system().now());
+    let token = authorisation.exchange.as_deref();
     if json {
         super::print_json(&json!({
+            "token_exchange": token.map(|TokenExchange { outgoing, sent }| {
+                json!({"request": request(outgoing), "response": response(outgoing, sent)})
+            }),
             "verdict": judgement.verdict,
             "class": judgement.class,
             "explanation": judgement.explanation,
@@ -59,11 +62,15 @@ pub(super) async fn send(config: &Config, contract: &str, lead: &Path, json: boo
             "redirect_url": judgement.redirect_url,
             "timings_ms": sent.timings,
             "request": request(outgoing),
-            "response": response(&sent),
+            "response": response(outgoing, &sent),
         }))?;
     } else {
+        if let Some(TokenExchange { outgoing, sent }) = token {
+            show_request(outgoing);
+            show_response(outgoing, sent);
+        }
         show_request(outgoing);
-        show_response(&sent);
+        show_response(outgoing, &sent);
         show_judgement(&judgement);
     }
     Ok(judgement.verdict == crate::model::delivery::Verdict::Accepted)
@@ -116,11 +123,18 @@ fn request(outgoing: &Outgoing) -> Value {
     json!({"method": outgoing.http_method, "url": url, "headers": headers, "body": body, "encoding": encoding})
 }
 
-fn response(sent: &Sent) -> Value {
+/// What may be shown of a reply: whatever of the request's secrets it echoes is masked.
+fn visible_reply(outgoing: &Outgoing, reply: &Reply) -> (Vec<(String, String)>, Vec<u8>) {
+    let redactor = Redactor::new(&outgoing.secrets);
+    (capture::redact_headers(&reply.headers, &redactor), redactor.redact(&reply.body).into_owned())
+}
+
+fn response(outgoing: &Outgoing, sent: &Sent) -> Value {
     match &sent.result {
         Ok(reply) => {
-            let (body, encoding) = capture::presentable(&reply.body);
-            json!({"status": reply.status, "headers": reply.headers, "body": body, "encoding": encoding})
+            let (headers, body) = visible_reply(outgoing, reply);
+            let (body, encoding) = capture::presentable(&body);
+            json!({"status": reply.status, "headers": headers, "body": body, "encoding": encoding})
         }
         Err(fault) => json!({"error": fault.message}),
     }
@@ -142,11 +156,12 @@ fn show_message(headers: &[(String, String)], body: &[u8]) {
     println!();
 }
 
-fn show_response(sent: &Sent) {
+fn show_response(outgoing: &Outgoing, sent: &Sent) {
     match &sent.result {
         Ok(reply) => {
+            let (headers, body) = visible_reply(outgoing, reply);
             println!("HTTP {} after {} ms", reply.status, sent.timings.total);
-            show_message(&reply.headers, &reply.body);
+            show_message(&headers, &body);
         }
         Err(fault) => println!("no reply after {} ms: {}\n", sent.timings.total, fault.message),
     }

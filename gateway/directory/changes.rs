@@ -140,13 +140,14 @@ fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, keys: &mut Vec<
 
 /// A value as a difference may show it: what may be a secret is masked.
 fn shown(path: &str, value: &Value) -> String {
-    let secret =
-        ["key", "endpoint.headers", "endpoint.auth", "endpoint.form"].iter().any(|table| path.starts_with(table));
+    let secret = ["key", "endpoint.headers", "endpoint.auth", "endpoint.form", "endpoint.tls.key"]
+        .iter()
+        .any(|table| path.starts_with(table));
     let mut value = value.clone();
     if secret {
         mask(&mut value);
     }
-    if path == "endpoint.url"
+    if (path == "endpoint.url" || path == "endpoint.backup_url")
         && let Value::String(url) = &mut value
         && let Some((address, _)) = url.split_once('?')
     {

@@ -9,11 +9,12 @@ use jiff::tz::TimeZone;
 
 use super::{CampaignEntry, ContractEntry, Fault, Network, ResourceSet, SourceEntry};
 use crate::clock;
-use crate::dispatch::Transport;
+use crate::dispatch::token::TokenSource;
+use crate::dispatch::{SettingFault, Transport};
 use crate::gate::rules::{GateRules, PartnerRules};
 use crate::intake::{self, auth, identity};
 use crate::model::campaign::{Campaign, Distribution};
-use crate::model::contract::Contract;
+use crate::model::contract::{Auth, Concurrency, Contract, Endpoint};
 use crate::model::id::PartnerId;
 use crate::model::money::Amount;
 use crate::model::partner::{Partner, PartnerKind};
@@ -39,7 +40,7 @@ pub(super) fn compile(set: &ResourceSet, before: Option<&Network>) -> Result<Net
     let mut network = Network { partners: set.partners.keys().cloned().collect(), ..Network::default() };
 
     let partner_rules = partners(set, &faults);
-    let (contracts, gate_rules, mut routed) = contracts(set, &partner_rules, &faults);
+    let (contracts, gate_rules, mut routed) = contracts(set, &partner_rules, before, &faults);
     for contract in contracts.values() {
         network.by_partner.entry(contract.partner.id.clone()).or_default().push(contract.contract.id.clone());
     }
@@ -97,7 +98,12 @@ type Contracts = (
     BTreeMap<crate::model::id::CampaignId, Vec<Arc<RoutedContract>>>,
 );
 
-fn contracts(set: &ResourceSet, partner_rules: &HashMap<PartnerId, Arc<PartnerRules>>, faults: &Faults) -> Contracts {
+fn contracts(
+    set: &ResourceSet,
+    partner_rules: &HashMap<PartnerId, Arc<PartnerRules>>,
+    before: Option<&Network>,
+    faults: &Faults,
+) -> Contracts {
     let mut entries = HashMap::new();
     let mut gate_rules = HashMap::new();
     let mut routed: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -129,7 +135,7 @@ fn contracts(set: &ResourceSet, partner_rules: &HashMap<PartnerId, Arc<PartnerRu
         if let Some(one) = routed_contract(contract, campaign, faults, &name) {
             routed.entry(campaign.id.clone()).or_default().push(Arc::new(one));
         }
-        if let Some(entry) = contract_entry(contract, partner, campaign, set, faults, &name) {
+        if let Some(entry) = contract_entry(contract, partner, campaign, set, before, faults, &name) {
             entries.insert(contract.id.clone(), Arc::new(entry));
         }
     }
@@ -151,6 +157,7 @@ fn contract_entry(
     partner: &Partner,
     campaign: &Campaign,
     set: &ResourceSet,
+    before: Option<&Network>,
     faults: &Faults,
     name: &str,
 ) -> Option<ContractEntry> {
@@ -168,8 +175,17 @@ fn contract_entry(
         found.iter().for_each(|fault| faults.add(name, &format!("endpoint.{}", fault.path), &fault.message));
     }
     let endpoint = &contract.endpoint;
-    if endpoint.concurrency == 0 {
-        faults.add(name, "endpoint.concurrency", "must be at least 1");
+    let before = before.and_then(|before| before.contract(&contract.id));
+    let transport = Transport::of(endpoint, before.map(|before| &before.transport));
+    if let Err(found) = &transport {
+        found.iter().for_each(|fault| faults.add(name, &format!("endpoint.{}", fault.key), &fault.message));
+    }
+    let tokens = tokens(endpoint, before).transpose();
+    if let Err(found) = &tokens {
+        found.iter().for_each(|fault| faults.add(name, &format!("endpoint.{}", fault.key), &fault.message));
+    }
+    if endpoint.concurrency == Concurrency::Fixed(0) {
+        faults.add(name, "endpoint.concurrency", "must be at least 1, or \"adaptive\"");
     }
     if endpoint.retry.max_attempts == 0 {
         faults.add(name, "endpoint.retry.max_attempts", "must be at least 1: the first attempt counts");
@@ -183,9 +199,22 @@ fn contract_entry(
         price: price.ok()?,
         renderer: renderer.ok()?,
         rules: rules.ok()?,
-        transport: Transport::from(endpoint),
+        transport: transport.ok()?,
+        tokens: tokens.ok()?,
         contract: contract.clone(),
     })
+}
+
+/// Where an endpoint's access tokens come from. One whose settings stay the same keeps the token it has.
+fn tokens(
+    endpoint: &Endpoint,
+    before: Option<&Arc<ContractEntry>>,
+) -> Option<Result<Arc<TokenSource>, Vec<SettingFault>>> {
+    let Some(Auth::Oauth2(oauth2)) = &endpoint.auth else { return None };
+    let same = |tokens: &TokenSource| {
+        before.and_then(|before| before.tokens.as_ref()).filter(|known| known.is_like(tokens)).map(Arc::clone)
+    };
+    Some(TokenSource::compile(oauth2).map(|tokens| same(&tokens).unwrap_or_else(|| Arc::new(tokens))))
 }
 
 fn campaign_entry(campaign: &Campaign, routed: Vec<Arc<RoutedContract>>, faults: &Faults) -> Option<CampaignEntry> {

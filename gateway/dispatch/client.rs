@@ -11,7 +11,7 @@
 //!
 //! A pooled connection that the partner closed while it was idle is found dead before the request is handed over, and
 //! hyper-util moves the request to another one by itself. A closing that is still on its way when we write cannot be
-//! told from a partner that read the request and fell over: that is a `Reset`, and `IDLE` keeps it rare. Nothing here
+//! told from a partner that read the request and fell over: that is a `Reset`, and a short `keep_alive` keeps it rare. Nothing here
 //! is ever sent twice: once handed over, a request is gone (its body is a stream that cannot be had again).
 
 use std::error::Error;
@@ -28,13 +28,8 @@ use super::handover::{Handover, RequestBody};
 use super::reply::{Reading, Unreadable};
 use super::stopwatch::{ConnectMarks, Stopwatch};
 use super::target::{Refused, VettingResolver};
-use super::{DispatchConfig, DispatchFault, Transport, tls};
+use super::{DispatchConfig, DispatchFault, Transport};
 use crate::model::exchange::{Outgoing, Reply, SendFault, SendFaultKind, Sent};
-
-/// An idle connection is not used again after this long. Common servers close theirs after 2 s (gunicorn) or 5 s
-/// (Apache, Node); a request that crosses such a closing leaves its outcome unknown, which costs a person's time,
-/// while a new connection costs milliseconds.
-const IDLE: Duration = Duration::from_millis(1_500);
 
 /// Idle connections kept per host.
 const IDLE_PER_HOST: usize = 64;
@@ -48,10 +43,14 @@ const HEAD_LIMIT: usize = 128 * 1024;
 /// Headers that frame a request or change what its connection is: the gateway writes them itself.
 const OURS: [&str; 6] = ["content-length", "transfer-encoding", "trailer", "te", "upgrade", "expect"];
 
-/// The connector every request goes through.
-pub(super) fn build(config: &DispatchConfig) -> Result<Client, DispatchFault> {
+/// A connector, whose idle connections are used again for `keep_alive`.
+pub(super) fn build(
+    config: &DispatchConfig,
+    tls: rustls::ClientConfig,
+    keep_alive: Duration,
+) -> Result<Client, DispatchFault> {
     Client::builder()
-        .tls_backend_preconfigured(tls::config(config.extra_roots_pem.as_deref())?)
+        .tls_backend_preconfigured(tls)
         .dns_resolver(VettingResolver::new(Arc::clone(&config.egress)))
         .connector_layer(ConnectMarks)
         .connect_timeout(CONNECT_CEILING)
@@ -68,7 +67,7 @@ pub(super) fn build(config: &DispatchConfig) -> Result<Client, DispatchFault> {
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)
         .tcp_nodelay(true)
-        .pool_idle_timeout(IDLE)
+        .pool_idle_timeout(keep_alive)
         .pool_max_idle_per_host(IDLE_PER_HOST)
         .user_agent(config.user_agent.as_str())
         .build()

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use rustls::client::Resumption;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::{Resumption, WantsClientCert};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use super::DispatchFault;
 use super::stopwatch::SessionStore;
@@ -16,7 +16,8 @@ use super::stopwatch::SessionStore;
 /// Servers whose TLS sessions are remembered for a quicker handshake.
 const SESSIONS: usize = 256;
 
-pub(super) fn config(extra_roots_pem: Option<&[u8]>) -> Result<ClientConfig, DispatchFault> {
+/// Whom every endpoint may trust.
+pub(super) fn roots(extra_roots_pem: Option<&[u8]>) -> Result<RootCertStore, DispatchFault> {
     let mut roots = RootCertStore::empty();
     // Some machines carry certificates that rustls cannot use; the others still count.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -24,26 +25,45 @@ pub(super) fn config(extra_roots_pem: Option<&[u8]>) -> Result<ClientConfig, Dis
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     if let Some(pem) = extra_roots_pem {
-        add_extra(&mut roots, pem)?;
+        let extra = certificates(pem).map_err(DispatchFault::ExtraRoots)?;
+        extra.into_iter().try_for_each(|one| roots.add(one)).map_err(|e| DispatchFault::ExtraRoots(e.to_string()))?;
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(DispatchFault::Tls)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.resumption = Resumption::store(Arc::new(SessionStore::new(SESSIONS)));
-    Ok(config)
+    Ok(roots)
 }
 
-fn add_extra(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), DispatchFault> {
-    let before = roots.len();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| DispatchFault::ExtraRoots(error.to_string()))?;
-        roots.add(certificate).map_err(|error| DispatchFault::ExtraRoots(error.to_string()))?;
+/// TLS without a client certificate.
+pub(super) fn config(roots: Arc<RootCertStore>) -> Result<ClientConfig, DispatchFault> {
+    Ok(finished(builder(roots)?.with_no_client_auth()))
+}
+
+/// TLS with one.
+pub(super) fn config_with(
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ClientConfig, DispatchFault> {
+    builder(roots)?.with_client_auth_cert(chain, key).map(finished).map_err(DispatchFault::Tls)
+}
+
+fn builder(roots: Arc<RootCertStore>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, DispatchFault> {
+    Ok(ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(DispatchFault::Tls)?
+        .with_root_certificates(roots))
+}
+
+fn finished(mut config: ClientConfig) -> ClientConfig {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.resumption = Resumption::store(Arc::new(SessionStore::new(SESSIONS)));
+    config
+}
+
+/// The certificates of a PEM text; at least one.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err("it holds no certificate".to_owned()),
+        Ok(all) => Ok(all),
+        Err(error) => Err(error.to_string()),
     }
-    if roots.len() == before {
-        return Err(DispatchFault::ExtraRoots("it holds no certificate".to_owned()));
-    }
-    Ok(())
 }

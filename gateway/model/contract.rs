@@ -225,6 +225,9 @@ pub struct Endpoint {
     pub method: Method,
     /// Where to; a template too.
     pub url: SecretText,
+    /// Where to instead when nothing could be handed over at `url`; a template too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_url: Option<SecretText>,
     /// SOAP action; SOAP methods only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
@@ -243,15 +246,22 @@ pub struct Endpoint {
     /// Credentials beside the headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
+    /// A client certificate, and authorities of the partner's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// For the connection, TLS included.
     #[serde(default = "Endpoint::default_connect_timeout")]
     pub connect_timeout: Span,
     /// For the whole exchange, response body included.
     #[serde(default = "Endpoint::default_timeout")]
     pub timeout: Span,
+    /// How long a connection may rest and be used again. Shorter than the partner closes its own, for a request that
+    /// crosses such a closing leaves its outcome unknown.
+    #[serde(default = "Endpoint::default_keep_alive")]
+    pub keep_alive: Span,
     /// Attempts at the same time.
-    #[serde(default = "Endpoint::default_concurrency")]
-    pub concurrency: u32,
+    #[serde(default)]
+    pub concurrency: Concurrency,
     /// How fast to send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
@@ -281,9 +291,76 @@ impl Endpoint {
         Span::seconds(15)
     }
 
-    fn default_concurrency() -> u32 {
-        16
+    /// The longest that one attempt may take: where there is a backup URL, the first may use up its time to connect.
+    #[must_use]
+    pub fn longest_exchange(&self) -> std::time::Duration {
+        let before = self.backup_url.as_ref().map_or_else(Default::default, |_| self.connect_timeout.0);
+        before.saturating_add(self.timeout.0)
     }
+
+    /// Common servers close an idle connection after 2 s (gunicorn) or 5 s (Apache, Node).
+    fn default_keep_alive() -> Span {
+        Span(std::time::Duration::from_millis(1_500))
+    }
+}
+
+/// How many attempts may run at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    /// So many.
+    Fixed(u32),
+    /// As many as the partner bears, found by trying.
+    Adaptive,
+}
+
+impl Default for Concurrency {
+    fn default() -> Self {
+        Self::Fixed(16)
+    }
+}
+
+impl Serialize for Concurrency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Fixed(many) => serializer.serialize_u32(*many),
+            Self::Adaptive => serializer.serialize_str("adaptive"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Concurrency {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Word {
+            Adaptive,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a number, or \"adaptive\"")]
+        enum NumberOrWord {
+            Number(u32),
+            Word(Word),
+        }
+        Ok(match NumberOrWord::deserialize(deserializer)? {
+            NumberOrWord::Number(many) => Self::Fixed(many),
+            NumberOrWord::Word(Word::Adaptive) => Self::Adaptive,
+        })
+    }
+}
+
+/// Whom a contract's endpoint trusts, and how it proves who we are: PEM texts, usually by reference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Our certificate, and those that lead to its root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<SecretText>,
+    /// Its private key: PKCS#8, PKCS#1 or SEC1, not encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<SecretText>,
+    /// Authorities trusted beside the machine's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<SecretText>,
 }
 
 /// A partner's format.
@@ -361,6 +438,95 @@ pub enum Auth {
         /// Its value.
         value: SecretText,
     },
+    /// An access token fetched first (RFC 6749), kept until it expires.
+    Oauth2(OAuth2),
+}
+
+/// How an access token is fetched, and how it is shown to the partner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OAuth2 {
+    /// The token endpoint.
+    pub token_url: SecretText,
+    /// What is shown to get a token.
+    #[serde(default)]
+    pub grant: Grant,
+    /// Who we are to the token endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<SecretText>,
+    /// What proves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<SecretText>,
+    /// Where these two stand in the token request.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+    /// The user of the `password` grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<SecretText>,
+    /// His password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretText>,
+    /// The token of the `refresh_token` grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<SecretText>,
+    /// What the token is wanted for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Further parameters of the token request, such as `audience` or `resource`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub params: BTreeMap<String, SecretText>,
+    /// The header that carries the token.
+    #[serde(default = "OAuth2::default_header")]
+    pub header: String,
+    /// The word before the token; empty for none.
+    #[serde(default = "OAuth2::default_scheme")]
+    pub scheme: String,
+}
+
+impl OAuth2 {
+    fn default_header() -> String {
+        "Authorization".to_owned()
+    }
+
+    fn default_scheme() -> String {
+        "Bearer".to_owned()
+    }
+}
+
+/// What is shown to get a token (RFC 6749, sections 4.3, 4.4 and 6).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// The client's own credentials.
+    #[default]
+    ClientCredentials,
+    /// A user's name and password.
+    Password,
+    /// A token that somebody was given once for good.
+    RefreshToken,
+}
+
+impl Grant {
+    /// The word of the configuration and of the protocol.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+            Self::Password => "password",
+            Self::RefreshToken => "refresh_token",
+        }
+    }
+}
+
+/// Where the client's credentials stand in a token request (RFC 6749, section 2.3.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// In `Authorization: Basic …`.
+    #[default]
+    Basic,
+    /// In the form.
+    Body,
 }
 
 /// When and how long a retryable delivery is tried again.

@@ -18,6 +18,25 @@ pub struct Outgoing {
     pub masked: Option<Masked>,
     /// Resolved secrets that may be echoed in a reply, to be masked there too.
     pub secrets: Vec<String>,
+    /// The same request to the endpoint's `backup_url`.
+    pub backup: Option<Box<Outgoing>>,
+}
+
+impl Outgoing {
+    /// Adds a header whose value is a secret: masked in what is stored, and wherever a reply echoes it.
+    pub fn add_secret_header(&mut self, name: &str, value: &str, secret: &str) {
+        let masked = self.masked.get_or_insert_with(|| Masked {
+            url: self.url.clone(),
+            headers: self.headers.clone(),
+            body: self.body.clone(),
+        });
+        masked.headers.push((name.to_owned(), super::secret::MASK.to_owned()));
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self.secrets.push(secret.to_owned());
+        if let Some(backup) = &mut self.backup {
+            backup.add_secret_header(name, value, secret);
+        }
+    }
 }
 
 /// What of a request may be stored and shown.
@@ -44,6 +63,15 @@ pub struct Sent {
     pub result: Result<Reply, SendFault>,
     /// Where the time went.
     pub timings: Timings,
+}
+
+impl Sent {
+    /// Nothing was sent at all.
+    #[must_use]
+    pub fn not_sent(message: String) -> Self {
+        let fault = SendFault { kind: SendFaultKind::NotSent, message, partial: None };
+        Self { result: Err(fault), timings: Timings::default() }
+    }
 }
 
 /// A whole reply.
@@ -82,11 +110,13 @@ pub struct SendFault {
     pub partial: Option<Reply>,
 }
 
-/// Kinds of sending trouble; all but `NotSent` leave the outcome unknown (promise 4).
+/// Kinds of sending trouble; all but `NotSent` and `NoToken` leave the outcome unknown (promise 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendFaultKind {
     /// No byte of the request was handed to a socket: DNS, vetting, connect, TLS.
     NotSent,
+    /// None either, for the access token that it needs was refused.
+    NoToken,
     /// No whole reply in time.
     Timeout,
     /// The connection broke before a reply began.

@@ -21,7 +21,9 @@ use crate::telemetry;
 const RECORD_AGAIN: Duration = Duration::from_millis(500);
 
 impl Pipeline {
-    /// Records the outcome of an attempt, for as long as it takes: what the partner said must not be lost.
+    /// Records the outcome of an attempt, for as long as it takes: what the partner said must not be lost. `at_once` makes
+    /// the next attempt, if it may have one, due now.
+    #[expect(clippy::too_many_arguments, reason = "all of them are what one attempt came to")]
     pub(super) async fn record(
         &self,
         delivery: Delivery,
@@ -30,14 +32,18 @@ impl Pipeline {
         entry: &ContractEntry,
         judgement: Judgement,
         end: AttemptEnd,
+        at_once: bool,
     ) {
         let mut delivery = delivery;
         delivery.attempt_count = end.number;
         let first = *delivery.first_attempt_at.get_or_insert(started_at);
-        let again = self.try_again(&delivery, first, held_ms, entry, &judgement);
+        let mut again = self.try_again(&delivery, first, held_ms, entry, &judgement);
+        if let (true, Ok(due)) = (at_once, &mut again) {
+            *due = Timestamp::from_microsecond(started_at.as_microsecond()).unwrap_or(started_at);
+        }
         let ending = decide::after_attempt(&judgement, delivery.had_unknown, entry.contract.on_unknown, again);
-        let conclusion =
-            Conclusion { attempt: Some(end), may_fail_over: ending.may_fail_over, ..Conclusion::of(ending.change) };
+        let may_fail_over = ending.may_fail_over && !at_once;
+        let conclusion = Conclusion { attempt: Some(end), may_fail_over, ..Conclusion::of(ending.change) };
         loop {
             match self.conclude(&delivery, DeliveryState::Sending, conclusion.clone()).await {
                 Ok(_) => return,
@@ -105,6 +111,8 @@ impl Pipeline {
                     match &move_on.plan {
                         Some((lead, plan)) => self.announce(lead, plan),
                         None if state == DeliveryState::Accepted => self.outcomes.tell(delivery.lead, Outcome::Decided),
+                        // It is tried again at once: the source may wait for that.
+                        None if due_at.is_some_and(|due| due <= self.clock.now()) => {}
                         // It waits for a retry.
                         None => self.outcomes.tell(delivery.lead, Outcome::Parked),
                     }

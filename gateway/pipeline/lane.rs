@@ -2,27 +2,30 @@
 //! of an endpoint outlives changes of the network that leave the endpoint alone.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
 use crate::directory::ContractEntry;
 use crate::dispatch::breaker::{self, Breaker, Health, Stand};
-use crate::model::contract::Endpoint;
-use crate::model::delivery::Judgement;
+use crate::dispatch::concurrency::{Adaptive, Load};
+use crate::model::contract::{Concurrency, Endpoint};
+use crate::model::delivery::{Class, Judgement};
 use crate::model::id::ContractId;
 use crate::pace::Pace;
 
 /// What an attempt takes beyond the endpoint's `timeout`: its commit before, and its recording after.
 const AROUND_AN_EXCHANGE: Duration = Duration::from_secs(30);
 
+/// How long an endpoint whose `url` could not be reached is delivered to at its `backup_url` first.
+const BACKUP_FIRST: Duration = Duration::from_secs(30);
+
 /// The right to one attempt. Dropping it frees the place among those that run at once.
 #[derive(Debug)]
 pub struct Permit {
-    _running: OwnedSemaphorePermit,
     lane: Arc<Lane>,
     breaker: Option<breaker::Permit>,
 }
@@ -30,24 +33,66 @@ pub struct Permit {
 /// One contract's way out.
 #[derive(Debug)]
 pub struct Lane {
-    running: Arc<Semaphore>,
+    running: AtomicUsize,
+    at_once: AtOnce,
     pace: Option<Pace>,
     breaker: Mutex<Breaker>,
+    unreachable: Mutex<Option<Instant>>,
+}
+
+/// How many attempts may run at the same time.
+#[derive(Debug)]
+enum AtOnce {
+    Fixed(usize),
+    Adaptive(Mutex<Adaptive>),
+}
+
+impl AtOnce {
+    fn limit(&self) -> usize {
+        match self {
+            Self::Fixed(many) => *many,
+            Self::Adaptive(adaptive) => adaptive.lock().unwrap_or_else(PoisonError::into_inner).limit(),
+        }
+    }
 }
 
 impl Lane {
     fn new(endpoint: &Endpoint) -> Self {
         Self {
-            running: Arc::new(Semaphore::new(endpoint.concurrency.max(1) as usize)),
+            running: AtomicUsize::new(0),
+            at_once: match endpoint.concurrency {
+                Concurrency::Fixed(many) => AtOnce::Fixed(many.max(1) as usize),
+                Concurrency::Adaptive => AtOnce::Adaptive(Mutex::default()),
+            },
             pace: endpoint.rate.map(|rate| Pace::never_above(rate, clock::instant())),
-            breaker: Mutex::new(Breaker::new(endpoint.timeout.0 + AROUND_AN_EXCHANGE)),
+            breaker: Mutex::new(Breaker::new(endpoint.longest_exchange() + AROUND_AN_EXCHANGE)),
+            unreachable: Mutex::default(),
         }
     }
 
     /// Whether one more may run at once.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.running.available_permits() > 0
+        self.running.load(Ordering::Acquire) < self.at_once.limit()
+    }
+
+    /// How many may run at once at present.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        self.at_once.limit()
+    }
+
+    /// Whether the endpoint could not be reached at its `url` a moment ago.
+    #[must_use]
+    pub fn backup_first(&self) -> bool {
+        let since = *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_some_and(|since| since.elapsed() < BACKUP_FIRST)
+    }
+
+    /// The endpoint's `url` could, or could not, be reached.
+    pub fn reached(&self, it_was: bool) {
+        let now = (!it_was).then(clock::instant);
+        *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     /// Takes one of the pace.
@@ -61,9 +106,13 @@ impl Lane {
     /// Leave to make one attempt, if one more may run and the breaker lets it.
     #[must_use]
     pub fn permit(self: &Arc<Self>, now: Timestamp) -> Option<Permit> {
-        let running = Arc::clone(&self.running).try_acquire_owned().ok()?;
-        let breaker = self.breaker().allow(now).ok()?;
-        Some(Permit { _running: running, lane: Arc::clone(self), breaker: Some(breaker) })
+        let limit = self.at_once.limit();
+        let more = |running: usize| (running < limit).then_some(running + 1);
+        self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        // From here on dropping it makes room again.
+        let mut permit = Permit { lane: Arc::clone(self), breaker: None };
+        permit.breaker = Some(self.breaker().allow(now).ok()?);
+        Some(permit)
     }
 
     /// Until when the breaker lets nobody through, if it is open.
@@ -81,8 +130,19 @@ impl Lane {
 }
 
 impl Permit {
-    /// Tells the breaker what came of the attempt.
-    pub fn learn(&mut self, judgement: &Judgement, status: Option<u16>, now: Timestamp) {
+    /// The lane it is for.
+    #[must_use]
+    pub fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    /// Tells the lane what came of the attempt, which took so long.
+    pub fn learn(&mut self, judgement: &Judgement, status: Option<u16>, took: Duration, now: Timestamp) {
+        if let AtOnce::Adaptive(adaptive) = &self.lane.at_once {
+            let running = self.lane.running.load(Ordering::Acquire);
+            let mut adaptive = adaptive.lock().unwrap_or_else(PoisonError::into_inner);
+            adaptive.learn(load(judgement, status, took), running, clock::instant());
+        }
         if let Some(permit) = self.breaker.take() {
             self.lane.breaker().record(now, permit, Health::of(judgement, status));
         }
@@ -93,6 +153,21 @@ impl Permit {
         if let Some(permit) = self.breaker.take() {
             self.lane.breaker().record(now, permit, Health::Unclear);
         }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.lane.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What an attempt says about the load that its endpoint bears.
+fn load(judgement: &Judgement, status: Option<u16>, took: Duration) -> Load {
+    match (judgement.class, status) {
+        (Class::Timeout | Class::Reset, _) | (_, Some(429 | 500..)) => Load::Overload,
+        (Class::Response, Some(_)) => Load::Answered(took),
+        _ => Load::Unclear,
     }
 }
 

@@ -118,7 +118,8 @@ pub(super) fn compile(
     let mut compiler = Compiler { loader, uses: Uses::default(), secrets: Vec::new(), pieces: 0 };
     let endpoint = &contract.endpoint;
     compiler.settings(endpoint);
-    let url = compiler.url(&endpoint.url);
+    let url = compiler.url("endpoint.url", &endpoint.url);
+    let backup = endpoint.backup_url.as_ref().map(|url| compiler.url("endpoint.backup_url", url));
     let content = compiler.content(endpoint);
     let (headers, credentials) = compiler.headers(endpoint);
     let Compiler { loader, uses, secrets, .. } = compiler;
@@ -126,6 +127,7 @@ pub(super) fn compile(
         Some(content) if loader.faults.is_empty() => Ok(Renderer {
             method: endpoint.method,
             url,
+            backup,
             credentials,
             headers,
             content,
@@ -223,13 +225,13 @@ impl Compiler<'_> {
         }
     }
 
-    fn url(&mut self, url: &SecretText) -> Piece {
-        let piece = self.setting("endpoint.url", url, Format::Url, false);
+    fn url(&mut self, key: &str, url: &SecretText) -> Piece {
+        let piece = self.setting(key, url, Format::Url, false);
         if let Text::Fixed(text) = &piece.text
             && let Err(message) = check_url(text)
-            && !self.loader.faults.iter().any(|fault| fault.template == "endpoint.url")
+            && !self.loader.faults.iter().any(|fault| fault.template == key)
         {
-            self.fault("endpoint.url", message);
+            self.fault(key, message);
         }
         piece
     }
@@ -343,6 +345,18 @@ impl Compiler<'_> {
             Auth::Query { name, value } => {
                 let value = self.setting("endpoint.auth.query.value", value, Format::Text, true);
                 return Some((form::encode(name), value));
+            }
+            // The token is fetched when there is something to send; only its place is looked at here.
+            Auth::Oauth2(oauth2) => {
+                self.header_name("endpoint.auth.oauth2.header", &oauth2.header);
+                if HttpValue::try_from(oauth2.scheme.as_str()).is_err() {
+                    self.fault("endpoint.auth.oauth2.scheme", "it holds a control character");
+                }
+                if endpoint.headers.keys().any(|other| other.eq_ignore_ascii_case(&oauth2.header)) {
+                    let message = format!("endpoint.headers sets {} too: leave one of them out", oauth2.header);
+                    self.fault("endpoint.auth", message);
+                }
+                return None;
             }
         };
         if endpoint.headers.keys().any(|other| other.eq_ignore_ascii_case(name)) {

@@ -31,11 +31,11 @@ impl Days {
         }
         conn.execute_batch(&format!(
             "CREATE TABLE IF NOT EXISTS exchange_{day} (
-                 delivery BLOB NOT NULL, number INTEGER NOT NULL,
+                 delivery BLOB NOT NULL, number INTEGER NOT NULL, part INTEGER NOT NULL,
                  request_head TEXT NOT NULL, request_body BLOB NOT NULL, request_truncated INTEGER NOT NULL,
                  response_head TEXT, response_body BLOB, response_truncated INTEGER NOT NULL
              );
-             CREATE INDEX IF NOT EXISTS exchange_{day}_delivery ON exchange_{day} (delivery, number);
+             CREATE INDEX IF NOT EXISTS exchange_{day}_delivery ON exchange_{day} (delivery, number, part);
              CREATE TABLE IF NOT EXISTS lookup_{day} (hash BLOB NOT NULL, id BLOB NOT NULL, PRIMARY KEY (hash, id)) WITHOUT ROWID;
              CREATE TABLE IF NOT EXISTS refusal_{day} (
                  id BLOB PRIMARY KEY, source TEXT NOT NULL, campaign TEXT NOT NULL, at INTEGER NOT NULL,

@@ -29,7 +29,14 @@ pub struct AttemptRecord {
     pub attempt: Attempt,
     /// Its exchange; gone once its day is past the capture's retention.
     pub exchange: Option<ExchangeRecord>,
+    /// The exchange with a token endpoint that came before it, if there was one.
+    pub token_exchange: Option<ExchangeRecord>,
 }
+
+/// Which exchange of an attempt a row holds: the one with the partner.
+pub(super) const PARTNER: u8 = 0;
+/// Or the one with its token endpoint.
+pub(super) const TOKEN: u8 = 1;
 
 /// The captured two sides of an exchange, secrets masked.
 #[derive(Clone)]
@@ -178,16 +185,23 @@ fn attempts_of(conn: &Connection, id: DeliveryId) -> rusqlite::Result<Vec<Attemp
     let mut records = Vec::new();
     for row in found {
         let (attempt, day) = row?;
-        let exchange = day.map(|day| read_exchange(conn, id, attempt.number, day)).transpose()?.flatten();
-        records.push(AttemptRecord { attempt, exchange });
+        let read = |part| day.map(|day| read_exchange(conn, id, attempt.number, part, day)).transpose();
+        let (exchange, token_exchange) = (read(PARTNER)?.flatten(), read(TOKEN)?.flatten());
+        records.push(AttemptRecord { attempt, exchange, token_exchange });
     }
     Ok(records)
 }
 
-fn read_exchange(conn: &Connection, id: DeliveryId, number: u32, day: u32) -> rusqlite::Result<Option<ExchangeRecord>> {
+fn read_exchange(
+    conn: &Connection,
+    id: DeliveryId,
+    number: u32,
+    part: u8,
+    day: u32,
+) -> rusqlite::Result<Option<ExchangeRecord>> {
     let select = conn.prepare(&format!(
         "SELECT request_head, request_body, request_truncated, response_head, response_body, response_truncated
-         FROM exchange_{day} WHERE delivery = ?1 AND number = ?2"
+         FROM exchange_{day} WHERE delivery = ?1 AND number = ?2 AND part = ?3"
     ));
     let mut select = match select {
         Ok(select) => select,
@@ -197,7 +211,7 @@ fn read_exchange(conn: &Connection, id: DeliveryId, number: u32, day: u32) -> ru
         Err(error) => return Err(error),
     };
     select
-        .query_row((id.0.as_bytes(), number), |row| {
+        .query_row((id.0.as_bytes(), number, part), |row| {
             let request = Message { head: row.get(0)?, body: row.get(1)?, truncated: row.get(2)? };
             let response = match row.get::<_, Option<String>>(3)? {
                 Some(head) => Some(Message { head, body: row.get(4)?, truncated: row.get(5)? }),

@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension as _, params};
 use super::accept::{NewDelivery, insert_delivery, insert_lookups};
 use super::audit::{Audit, insert_audit};
 use super::days::day_of;
-use super::deliveries::ExchangeRecord;
+use super::deliveries::{ExchangeRecord, PARTNER, TOKEN};
 use super::leads::read_lead;
 use super::writer::Tx;
 use super::{Store, StoreError, places, rows};
@@ -104,6 +104,8 @@ pub struct AttemptEnd {
     pub timings: Option<Timings>,
     /// What was sent and came back.
     pub exchange: Option<ExchangeRecord>,
+    /// The exchange with a token endpoint that came before it.
+    pub token_exchange: Option<ExchangeRecord>,
 }
 
 /// What a step means for its lead.
@@ -270,17 +272,34 @@ fn end_attempt(tx: &mut Tx<'_>, delivery: DeliveryId, end: &AttemptEnd, at: Time
         // Its outcome was recorded before.
         return Ok(());
     }
-    let (Some(exchange), Some(day)) = (&end.exchange, day) else { return Ok(()) };
+    let Some(day) = day else { return Ok(()) };
+    for (part, exchange) in [(PARTNER, &end.exchange), (TOKEN, &end.token_exchange)] {
+        if let Some(exchange) = exchange {
+            keep_exchange(tx, delivery, end.number, part, exchange, day)?;
+        }
+    }
+    Ok(())
+}
+
+fn keep_exchange(
+    tx: &mut Tx<'_>,
+    delivery: DeliveryId,
+    number: u32,
+    part: u8,
+    exchange: &ExchangeRecord,
+    day: u32,
+) -> rusqlite::Result<()> {
     tx.ensure_day(day)?;
     let response = exchange.response.as_ref();
     tx.statement(&format!(
-        "INSERT INTO exchange_{day} (delivery, number, request_head, request_body, request_truncated,
+        "INSERT INTO exchange_{day} (delivery, number, part, request_head, request_body, request_truncated,
                                      response_head, response_body, response_truncated)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
     ))?
     .execute(params![
         delivery.0.as_bytes(),
-        end.number,
+        number,
+        part,
         exchange.request.head,
         exchange.request.body,
         exchange.request.truncated,

@@ -35,12 +35,14 @@ impl Meaning {
     pub(super) fn of_send_fault(fault: &SendFault) -> Self {
         let (verdict, class) = match fault.kind {
             SendFaultKind::NotSent => (Verdict::Retryable, Class::NotSent),
+            SendFaultKind::NoToken => (Verdict::Retryable, Class::Configuration),
             SendFaultKind::Timeout => (Verdict::Unknown, Class::Timeout),
             SendFaultKind::Reset => (Verdict::Unknown, Class::Reset),
             SendFaultKind::Incomplete => (Verdict::Unknown, Class::Incomplete),
         };
+        let rule = if fault.kind == SendFaultKind::NoToken { "no_token" } else { class.as_str() };
         let explanation = Explanation {
-            rule: class.as_str().to_owned(),
+            rule: rule.to_owned(),
             selector: None,
             found: Some(tidy(&fault.message, MAX_FOUND)).filter(|text| !text.is_empty()),
         };

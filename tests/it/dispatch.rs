@@ -32,12 +32,12 @@ fn dispatcher() -> Dispatcher {
 
 /// Long enough for anything that is to succeed.
 fn patient() -> Transport {
-    Transport { connect_timeout: Duration::from_secs(10), timeout: Duration::from_secs(20) }
+    Transport::shared(Duration::from_secs(10), Duration::from_secs(20))
 }
 
 /// For a partner that will not answer.
 fn hasty() -> Transport {
-    Transport { connect_timeout: Duration::from_millis(200), timeout: Duration::from_millis(300) }
+    Transport::shared(Duration::from_millis(200), Duration::from_millis(300))
 }
 
 fn post(url: impl Into<String>, body: impl Into<Bytes>) -> Outgoing {
@@ -51,6 +51,7 @@ fn post(url: impl Into<String>, body: impl Into<Bytes>) -> Outgoing {
         body: body.into(),
         masked: None,
         secrets: Vec::new(),
+        backup: None,
     }
 }
 
@@ -208,7 +209,7 @@ async fn a_connection_that_is_never_made_is_not_sent() {
 #[tokio::test]
 async fn a_timeout_shorter_than_the_connect_timeout_is_not_sent_while_connecting() {
     let partner = Unconnectable::start().await;
-    let transport = Transport { connect_timeout: Duration::from_secs(9), timeout: Duration::from_millis(200) };
+    let transport = Transport::shared(Duration::from_secs(9), Duration::from_millis(200));
     let sent = send(transport, &post(format!("http://{}/", partner.address), "{}")).await;
     assert!((200..5_000).contains(&sent.timings.total), "{:?}", sent.timings);
     fault(sent, SendFaultKind::NotSent);
@@ -667,7 +668,7 @@ async fn what_is_said_to_be_not_sent_was_never_seen_by_the_partner() {
             let (dispatcher, url) = (dispatcher.clone(), partner.url("/"));
             let limit = Duration::from_micros(40 * (round % 20) + 7 * number);
             sending.spawn(async move {
-                let transport = Transport { connect_timeout: limit, timeout: Duration::from_secs(20) };
+                let transport = Transport::shared(limit, Duration::from_secs(20));
                 (id.clone(), dispatcher.send(&transport, &post(url, id)).await)
             });
         }

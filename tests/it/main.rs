@@ -30,5 +30,7 @@ mod routing;
 mod selling;
 mod staff;
 mod store;
+mod tokens;
+mod transport;
 mod verdict;
 mod waiting;

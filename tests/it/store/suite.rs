@@ -183,6 +183,7 @@ pub fn end(number: u32, verdict: Verdict) -> AttemptEnd {
         explanation: Explanation { rule: "rejected".to_owned(), selector: Some("json $.code".to_owned()), found: None },
         timings: Some(Timings { connect: Some(1), total: 41, ..Timings::default() }),
         exchange: None,
+        token_exchange: None,
     }
 }
 
