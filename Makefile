@@ -10,7 +10,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help test tools demo audit image
+.PHONY: help test tools peers demo audit image
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -41,18 +41,30 @@ tools:
 			echo "make: a C compiler is missing; install one (Debian: sudo apt-get install build-essential)" >&2; exit 1; \
 		fi; \
 	fi
-	@# The peers that tests talk to: a TLS server that is not ours.
-	@if ! command -v nginx >/dev/null && [ ! -x /usr/sbin/nginx ]; then \
+	@$(MAKE) --no-print-directory peers
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+# Servers that are not ours, for tests to talk to: nginx, and Python packages at the versions of tests/peers.
+peers:
+	@missing=""; \
+	command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="nginx-light"; \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			export DEBIAN_FRONTEND=noninteractive; \
 			apt-get update </dev/null; \
-			apt-get install -y --no-install-recommends nginx-light </dev/null; \
+			apt-get install -y --no-install-recommends $$missing </dev/null; \
 		else \
-			echo "make: nginx is missing, which a test needs; install it (Debian: sudo apt-get install nginx-light)" >&2; exit 1; \
+			echo "make: tests need $$missing; install it (Debian: sudo apt-get install $$missing)" >&2; exit 1; \
 		fi; \
 	fi
-	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
-	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+	@if ! cmp -s tests/peers/requirements.txt target/peers/installed.txt; then \
+		rm -rf target/peers; \
+		python3 -m venv target/peers; \
+		target/peers/bin/pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt; \
+		cp tests/peers/requirements.txt target/peers/installed.txt; \
+	fi
 
 demo: ## five simulated partners, real leads, one process, no set-up
 	cargo run $(LOCKED) --release -- demo

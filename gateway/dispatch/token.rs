@@ -215,9 +215,12 @@ impl Settings {
         }
         let (mut basic, mut secrets) = (None, Vec::new());
         match (oauth2.client_auth, id, secret) {
-            // Both are form-encoded first (RFC 6749, section 2.3.1).
-            (ClientAuth::Basic, Some(id), Some(secret)) => {
-                let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+            (way @ (ClientAuth::Basic | ClientAuth::BasicPlain), Some(id), Some(secret)) => {
+                // RFC 6749, section 2.3.1, has both form-encoded first.
+                let encode = |text: &str| match way {
+                    ClientAuth::BasicPlain => text.to_owned(),
+                    _ => form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+                };
                 let both = STANDARD.encode(format!("{}:{}", encode(&id), encode(&secret)));
                 secrets.extend([secret, both.clone()]);
                 basic = Some(both);

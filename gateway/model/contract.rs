@@ -522,9 +522,11 @@ impl Grant {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAuth {
-    /// In `Authorization: Basic …`.
+    /// In `Authorization: Basic …`, each form-encoded first.
     #[default]
     Basic,
+    /// There as they are, for the many servers that do not decode them.
+    BasicPlain,
     /// In the form.
     Body,
 }

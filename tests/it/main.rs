@@ -24,6 +24,7 @@ mod intake;
 mod layering;
 mod openapi;
 mod partner_stub;
+mod peers;
 mod render;
 mod repository;
 mod routing;
