@@ -198,14 +198,14 @@ impl Renderer {
         values: &Context,
         real: &Request,
     ) -> Result<Masked, RenderFault> {
-        let masked_values = self.uses.sensitive.then(|| context::build(input, &self.own, &self.uses, true));
+        let masked_values = self.uses.masks().then(|| context::build(input, &self.own, &self.uses, true));
         let mut run = Run::new(masked_values.as_ref().unwrap_or(values), scene, &self.uses.scenic, true);
         let body = if self.content.masks() { self.body(&mut run)? } else { real.body.clone() };
         Ok(Masked { url: self.url(url, &mut run)?, headers: self.headers(&mut run, input)?, body })
     }
 
     fn masks(&self) -> bool {
-        self.uses.sensitive
+        self.uses.masks()
             || self.url.masks()
             || self.backup.as_ref().is_some_and(Piece::masks)
             || self.credentials.is_some()
@@ -295,6 +295,9 @@ impl Renderer {
         for piece in templated.filter(|piece| piece.secret && !piece.is_fixed()) {
             let value = render(piece, run)?;
             compile::add_piece(&mut secrets, piece.format, &value);
+        }
+        for derived in run.derived() {
+            compile::add_secret(&mut secrets, &derived);
         }
         for field in &self.own.sensitive {
             match input.lead.fields.get(field) {

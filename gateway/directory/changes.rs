@@ -1,12 +1,13 @@
 //! From what the store holds to what files say: the differences, and the changes that would remove them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
 
 use super::ResourceSet;
-use crate::model::secret::MASK;
+use crate::model::secret::{MASK, mask_document};
 use crate::store::{Kind, ResourceChange, ResourceRecord};
 
 /// One resource that differs.
@@ -110,7 +111,7 @@ fn changed_keys(old: &str, new: &str) -> Vec<(String, String, String)> {
     match (serde_json::from_str(old), serde_json::from_str(new)) {
         (Ok(old), Ok(new)) => {
             let mut keys = Vec::new();
-            compare("", Some(&old), Some(&new), &mut keys);
+            compare("", Some(&Side::of(&old)), Some(&Side::of(&new)), &mut keys);
             keys
         }
         // Templates are text.
@@ -122,46 +123,38 @@ fn changed_keys(old: &str, new: &str) -> Vec<(String, String, String)> {
     }
 }
 
-fn compare(path: &str, old: Option<&Value>, new: Option<&Value>, keys: &mut Vec<(String, String, String)>) {
-    if old == new {
+/// A value of a document, and how it may be shown: with what may be a secret masked.
+struct Side<'a> {
+    value: &'a Value,
+    shown: Cow<'a, Value>,
+}
+
+impl<'a> Side<'a> {
+    fn of(document: &'a Value) -> Self {
+        let mut shown = document.clone();
+        mask_document(&mut shown);
+        Self { value: document, shown: Cow::Owned(shown) }
+    }
+
+    fn member(&self, name: &str) -> Option<Side<'_>> {
+        let value = self.value.get(name)?;
+        Some(Side { value, shown: self.shown.get(name).map_or(Cow::Owned(MASK.into()), Cow::Borrowed) })
+    }
+}
+
+fn compare(path: &str, old: Option<&Side<'_>>, new: Option<&Side<'_>>, keys: &mut Vec<(String, String, String)>) {
+    let values = (old.map(|side| side.value), new.map(|side| side.value));
+    if values.0 == values.1 {
         return;
     }
-    if let (Some(Value::Object(old)), Some(Value::Object(new))) = (old, new) {
-        let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    if let ((Some(Value::Object(olds)), Some(Value::Object(news))), Some(old), Some(new)) = (values, old, new) {
+        let names: std::collections::BTreeSet<&String> = olds.keys().chain(news.keys()).collect();
         for name in names {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-            compare(&path, old.get(name), new.get(name), keys);
+            compare(&path, old.member(name).as_ref(), new.member(name).as_ref(), keys);
         }
         return;
     }
-    let show = |value: Option<&Value>| value.map_or("(none)".to_owned(), |value| shown(path, value));
+    let show = |side: Option<&Side<'_>>| side.map_or("(none)".to_owned(), |side| side.shown.to_string());
     keys.push((path.to_owned(), show(old), show(new)));
-}
-
-/// A value as a difference may show it: what may be a secret is masked.
-fn shown(path: &str, value: &Value) -> String {
-    let secret = ["key", "endpoint.headers", "endpoint.auth", "endpoint.form", "endpoint.tls.key"]
-        .iter()
-        .any(|table| path.starts_with(table));
-    let mut value = value.clone();
-    if secret {
-        mask(&mut value);
-    }
-    if (path == "endpoint.url" || path == "endpoint.backup_url")
-        && let Value::String(url) = &mut value
-        && let Some((address, _)) = url.split_once('?')
-    {
-        *url = format!("{address}?{MASK}");
-    }
-    value.to_string()
-}
-
-fn mask(value: &mut Value) {
-    match value {
-        Value::String(text) if text.starts_with("env:") || text.starts_with("file:") => {}
-        Value::String(text) => MASK.clone_into(text),
-        Value::Array(items) => items.iter_mut().for_each(mask),
-        Value::Object(fields) => fields.values_mut().for_each(mask),
-        _ => {}
-    }
 }

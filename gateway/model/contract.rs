@@ -60,6 +60,9 @@ pub struct Contract {
     /// Tables for the `map` helper: name → key → value; the key `*` catches the rest.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub maps: BTreeMap<String, BTreeMap<String, String>>,
+    /// Secrets that templates name as `secret.NAME`, masked wherever they would be stored or shown.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SecretText>,
     /// How a lead is delivered.
     pub endpoint: Endpoint,
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// What masks a secret or a sensitive value wherever it would be stored or shown.
 pub const MASK: &str = "***";
@@ -70,4 +71,65 @@ pub fn is_secret_header(name: &str) -> bool {
     }
     matches!(name.as_str(), "authorization" | "proxy-authorization" | "cookie" | "set-cookie")
         || ["token", "secret", "key", "password"].iter().any(|word| name.contains(word))
+}
+
+/// Masks what may be a secret in a resource's document, for people to see. References (`env:`, `file:`) stay, since they
+/// are names; so do templates of variables only.
+pub fn mask_document(document: &mut Value) {
+    if let Some(key) = document.get_mut("key") {
+        mask(key);
+    }
+    members(document, "secrets").for_each(|(_, value)| mask(value));
+    let Some(endpoint) = document.get_mut("endpoint") else { return };
+    let credentials = members(endpoint, "auth").filter_map(|(_, value)| value.as_object_mut()).flatten();
+    credentials.filter(|(key, _)| !OPEN_CREDENTIALS.contains(&key.as_str())).for_each(|(_, value)| mask(value));
+    members(endpoint, "headers").for_each(|(_, value)| mask(value));
+    members(endpoint, "form").filter(|(name, _)| is_secret_header(name)).for_each(|(_, value)| mask(value));
+    members(endpoint, "tls").filter(|(name, _)| *name == "key").for_each(|(_, value)| mask(value));
+    for url in ["url", "backup_url"] {
+        if let Some(Value::String(url)) = endpoint.get_mut(url)
+            && let Some((path, _)) = url.split_once('?')
+        {
+            *url = format!("{path}?{MASK}");
+        }
+    }
+}
+
+/// Keys of an endpoint's `auth` that hold no secret.
+const OPEN_CREDENTIALS: [&str; 10] = [
+    "name",
+    "password_type",
+    "timestamp",
+    "grant",
+    "client_auth",
+    "client_id",
+    "header",
+    "scheme",
+    "scope",
+    "token_url",
+];
+
+fn members<'a>(value: &'a mut Value, table: &str) -> impl Iterator<Item = (&'a String, &'a mut Value)> {
+    value.get_mut(table).and_then(Value::as_object_mut).into_iter().flatten()
+}
+
+fn mask(value: &mut Value) {
+    match value {
+        Value::String(text) if text.starts_with("env:") || text.starts_with("file:") || is_plain_template(text) => {}
+        Value::String(text) => MASK.clone_into(text),
+        Value::Array(items) => items.iter_mut().for_each(mask),
+        Value::Object(fields) => fields.values_mut().for_each(mask),
+        _ => {}
+    }
+}
+
+/// Whether a template holds variables only, and no text of its own that may be a secret.
+fn is_plain_template(text: &str) -> bool {
+    let mut parts = text.split("{{");
+    let no_text = |part: &str| !part.contains(char::is_alphanumeric);
+    text.contains("{{")
+        && parts.next().is_none_or(no_text)
+        && parts.all(|part| {
+            part.split_once("}}").is_some_and(|(inner, after)| !inner.contains(['"', '\'']) && no_text(after))
+        })
 }

@@ -28,7 +28,7 @@ pub(super) struct Piece {
     pub(super) text: Text,
     /// Masked as a whole.
     pub(super) secret: bool,
-    /// Refers to a sensitive field.
+    /// Refers to a sensitive field or to a secret.
     pub(super) sensitive: bool,
     /// Tells the pieces of a request apart.
     pub(super) number: u32,
@@ -117,6 +117,7 @@ pub(super) fn compile(
     let loader = Loader { contract, campaign, templates, keys: BTreeMap::new(), faults: Vec::new() };
     let mut compiler = Compiler { loader, uses: Uses::default(), secrets: Vec::new(), pieces: 0 };
     let endpoint = &contract.endpoint;
+    let own_secrets = compiler.own_secrets(contract);
     compiler.settings(endpoint);
     let url = compiler.url("endpoint.url", &endpoint.url);
     let backup = endpoint.backup_url.as_ref().map(|url| compiler.url("endpoint.backup_url", url));
@@ -132,7 +133,7 @@ pub(super) fn compile(
             headers,
             content,
             uses,
-            own: own(contract, campaign),
+            own: Own { secrets: own_secrets, ..own(contract, campaign) },
             partner: contract.partner.to_string(),
             maps: contract.maps.clone(),
             keys: loader.keys,
@@ -147,6 +148,7 @@ fn own(contract: &Contract, campaign: &Campaign) -> Own {
         campaign: [campaign.id.to_string(), campaign.title().to_owned()],
         contract: [contract.id.to_string(), contract.title().to_owned()],
         price: contract.price.clone(),
+        secrets: BTreeMap::new(),
         sensitive: campaign.fields.iter().filter(|(_, field)| field.sensitive).map(|(name, _)| name.clone()).collect(),
     }
 }
@@ -186,6 +188,26 @@ struct Compiler<'a> {
 impl Compiler<'_> {
     fn fault(&mut self, key: &str, message: impl Into<String>) {
         self.loader.faults.push(TemplateFault { template: key.to_owned(), line: None, message: message.into() });
+    }
+
+    /// The contract's `secrets`, resolved; those of any use are looked for in replies.
+    fn own_secrets(&mut self, contract: &Contract) -> BTreeMap<String, String> {
+        let mut resolved = BTreeMap::new();
+        for (name, secret) in &contract.secrets {
+            let key = format!("secrets.{name}");
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if !name.chars().all(plain) || !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+                self.fault(&key, "a secret's name begins with a letter and holds letters, digits and _ only");
+            }
+            match secret.resolve() {
+                Ok(value) => {
+                    add_secret(&mut self.secrets, &value);
+                    resolved.insert(name.clone(), value);
+                }
+                Err(fault) => self.fault(&key, fault.to_string()),
+            }
+        }
+        resolved
     }
 
     /// Settings that do not fit the method.
@@ -291,7 +313,7 @@ impl Compiler<'_> {
     fn piece(&mut self, name: &str, inline: bool, format: Format, text: Text, secret: bool, uses: &Uses) -> Piece {
         self.uses.merge(uses);
         self.pieces += 1;
-        let sensitive = uses.sensitive;
+        let sensitive = uses.masks();
         Piece { name: name.to_owned(), inline, format, text, secret, sensitive, number: self.pieces }
     }
 

@@ -1,19 +1,23 @@
 //! The values that templates see, put together as JSON: only what the contract's templates refer to.
 
+use std::collections::BTreeMap;
+
 use handlebars::Context;
 use serde_json::{Map, Value as Json};
 
-use super::scope::Uses;
+use super::scope::{SECRET, Uses};
 use super::{Party, RenderInput};
 use crate::model::lead::{FieldValue, Lead};
 use crate::model::secret::MASK;
 
 /// The contract's and campaign's own variables, which no lead changes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Own {
     pub(super) campaign: [String; 2],
     pub(super) contract: [String; 2],
     pub(super) price: Option<String>,
+    /// The contract's secrets, resolved.
+    pub(super) secrets: BTreeMap<String, String>,
     /// Names of the campaign's sensitive fields.
     pub(super) sensitive: Vec<String>,
 }
@@ -25,11 +29,14 @@ impl Own {
 }
 
 /// The variables for one rendering. What was not given is left out or `""`: templates see an empty
-/// value either way. `masking` puts the mask where a sensitive field was given.
+/// value either way. `masking` puts the mask where a sensitive field was given, and for every secret.
 pub(super) fn build(input: &RenderInput<'_>, own: &Own, uses: &Uses, masking: bool) -> Context {
     let mut root = Map::with_capacity(uses.groups.len() + 1);
     if uses.whole_lead || !uses.fields.is_empty() {
         root.insert("lead".to_owned(), Json::Object(lead(input.lead, own, uses, masking)));
+    }
+    if !uses.secrets.is_empty() {
+        root.insert(SECRET.to_owned(), secrets(own, uses, masking));
     }
     for group in &uses.groups {
         let value = match *group {
@@ -62,6 +69,11 @@ fn lead(lead: &Lead, own: &Own, uses: &Uses, masking: bool) -> Map<String, Json>
         let given = |name: &String| lead.fields.get(name).map_or_else(|| Json::from(""), |given| value(name, given));
         uses.fields.iter().map(|name| (name.clone(), given(name))).collect()
     }
+}
+
+fn secrets(own: &Own, uses: &Uses, masking: bool) -> Json {
+    let named = uses.secrets.iter().filter_map(|name| Some((name.as_str(), own.secrets.get(name)?)));
+    object(named.map(|(name, value)| (name, Json::from(if masking { MASK } else { value }))))
 }
 
 fn meta(lead: &Lead) -> Json {

@@ -4,9 +4,9 @@
 //! Registries hold helpers only. Templates belong to their contract and are rendered directly; what a helper must know
 //! of the delivery comes as local helpers that borrow the [`Scene`].
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use handlebars::{
     Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext, RenderError, RenderErrorReason,
@@ -36,6 +36,8 @@ pub(super) struct Scene<'a> {
     pub(super) keys: &'a BTreeMap<String, String>,
     /// Which piece of the request is being rendered (high half) and how many ids it has drawn (low half).
     ids: AtomicU64,
+    /// What helpers made of the contract's secrets.
+    derived: Mutex<BTreeSet<String>>,
 }
 
 impl<'a> Scene<'a> {
@@ -47,7 +49,7 @@ impl<'a> Scene<'a> {
         maps: &'a BTreeMap<String, BTreeMap<String, String>>,
         keys: &'a BTreeMap<String, String>,
     ) -> Self {
-        Self { delivery, attempt, now, timezone, maps, keys, ids: AtomicU64::new(0) }
+        Self { delivery, attempt, now, timezone, maps, keys, ids: AtomicU64::new(0), derived: Mutex::default() }
     }
 
     /// The name of the next id in this attempt: the same whenever the same piece is rendered again.
@@ -56,10 +58,25 @@ impl<'a> Scene<'a> {
         format!("attempt/{}/{}/{}", self.attempt, at >> 32, at & u64::from(u32::MAX))
     }
 
+    /// Something was made of a secret.
+    pub(super) fn remember(&self, derived: &str) {
+        lock(&self.derived).insert(derived.to_owned());
+    }
+
+    /// What was made of secrets so far.
+    pub(super) fn derived(&self) -> Vec<String> {
+        lock(&self.derived).iter().cloned().collect()
+    }
+
     /// A piece is about to be rendered.
     pub(super) fn begin(&self, piece: u32) {
         self.ids.store(u64::from(piece) << 32, Ordering::Relaxed);
     }
+}
+
+/// A panic while this was held cannot have left it half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A run over the pieces of one request with the same values.
@@ -84,6 +101,11 @@ impl<'rc> Run<'rc> {
 
     pub(super) fn masking(&self) -> bool {
         self.masking
+    }
+
+    /// What was made of secrets in this request so far.
+    pub(super) fn derived(&self) -> Vec<String> {
+        self.scene.derived()
     }
 
     /// Renders a template into `format`; `piece` tells the templates of one request apart.

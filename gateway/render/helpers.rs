@@ -146,6 +146,9 @@ pub(super) static HELPERS: &[Spec] = &[
     plain("lookup", 2..=2, value::lookup),
 ];
 
+/// Stands around what another helper makes of a secret; no template can write this name.
+pub(super) static DERIVED: Spec = Spec { function: Scenic(digest::derived), ..plain("@derived", 1..=1, nothing) };
+
 const fn plain(
     name: &'static str,
     args: RangeInclusive<usize>,

@@ -12,7 +12,7 @@ use super::engine::PARTIAL;
 use super::escape::Format;
 use super::helpers::{self, Function, Gives, Literals};
 use super::position::Place;
-use super::scope::{Kind, Scope, Scopes, Shape, Uses, unknown};
+use super::scope::{Kind, SECRET, Scope, Scopes, Shape, Uses, unknown};
 use crate::model::campaign::Campaign;
 use crate::model::contract::Contract;
 
@@ -42,7 +42,7 @@ impl Loader<'_> {
             }
         };
         let mut walk = Walk {
-            scopes: Scopes::new(self.campaign),
+            scopes: Scopes::new(self.campaign, self.contract),
             loader: self,
             uses,
             format,
@@ -119,6 +119,7 @@ impl Walk<'_, '_> {
     /// A value or call that is written out.
     fn expression(&mut self, call: &mut Box<HelperTemplate>, place: Place) {
         let Some(shape) = self.evaluate(call) else { return };
+        let is_call = !call.params.is_empty();
         let Shape::Value(kind) = shape else {
             let name = call.name.as_name().unwrap_or("this").to_owned();
             return self.fault(format!("`{name}` is not a single value: name one of its parts"));
@@ -132,6 +133,10 @@ impl Walk<'_, '_> {
             _ => {
                 if let Some(why) = place.refuses() {
                     self.fault(format!("the value {why}"));
+                }
+                if is_call && kind == Kind::Text && call.params.iter().any(holds_secret) {
+                    remembered(call);
+                    self.uses.add_scenic(&helpers::DERIVED);
                 }
             }
         }
@@ -446,6 +451,31 @@ fn put_table_last(name: &str, call: &mut HelperTemplate) {
     {
         call.params.swap(0, 1);
     }
+}
+
+/// Whether a secret goes into this argument.
+fn holds_secret(argument: &Parameter) -> bool {
+    match argument {
+        Parameter::Path(path) => {
+            let mut parts = raw(path).trim_start_matches("@root").split(['.', '/']).filter(|part| !part.is_empty());
+            parts.next() == Some(SECRET)
+        }
+        Parameter::Subexpression(inner) => match inner.element.as_ref() {
+            // A keyed digest gives nothing away, neither its key nor what went in.
+            TemplateElement::Expression(call) if call.name.as_name() == Some("hmac") => false,
+            TemplateElement::Expression(call) => call.params.iter().chain(call.hash.values()).any(holds_secret),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// What a helper makes of a secret is a secret too: it is looked for in replies.
+fn remembered(call: &mut Box<HelperTemplate>) {
+    let name = std::mem::replace(&mut call.name, Parameter::Name(helpers::DERIVED.name.to_owned()));
+    let (params, hash) = (std::mem::take(&mut call.params), std::mem::take(&mut call.hash));
+    let value = Parameter::Subexpression(Subexpression::new(name, params, hash));
+    *call = new_call(Parameter::Name(helpers::DERIVED.name.to_owned()), vec![value], BTreeMap::new());
 }
 
 /// A number or truth where JSON has no quotes: written by the `json` helper, which makes `null` of an empty one.

@@ -6,6 +6,10 @@ use handlebars::{Path, PathSeg};
 
 use super::helpers::Spec;
 use crate::model::campaign::{Campaign, FieldType};
+use crate::model::contract::Contract;
+
+/// The group of the contract's secrets, whose members each contract names itself.
+pub(super) const SECRET: &str = "secret";
 
 /// A group of variables: `source.id`, `meta.sub1`.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,6 +96,8 @@ pub(super) struct Uses {
     pub(super) groups: BTreeSet<&'static str>,
     /// Helpers that look at the delivery.
     pub(super) scenic: Vec<&'static Spec>,
+    /// Names of the contract's secrets.
+    pub(super) secrets: BTreeSet<String>,
     /// A sensitive field is among them.
     pub(super) sensitive: bool,
 }
@@ -104,7 +110,13 @@ impl Uses {
         for spec in &other.scenic {
             self.add_scenic(spec);
         }
+        self.secrets.extend(other.secrets.iter().cloned());
         self.sensitive |= other.sensitive;
+    }
+
+    /// Something among them must not be stored.
+    pub(super) fn masks(&self) -> bool {
+        self.sensitive || !self.secrets.is_empty()
     }
 
     pub(super) fn add_scenic(&mut self, spec: &'static Spec) {
@@ -125,12 +137,13 @@ pub(super) struct Scope {
 /// The open scopes, outermost first; never empty, since the root is one.
 pub(super) struct Scopes<'a> {
     pub(super) campaign: &'a Campaign,
+    pub(super) contract: &'a Contract,
     pub(super) open: Vec<Scope>,
 }
 
 impl<'a> Scopes<'a> {
-    pub(super) fn new(campaign: &'a Campaign) -> Self {
-        Self { campaign, open: vec![Scope { this: Shape::Root, params: Vec::new(), locals: Vec::new() }] }
+    pub(super) fn new(campaign: &'a Campaign, contract: &'a Contract) -> Self {
+        Self { campaign, contract, open: vec![Scope { this: Shape::Root, params: Vec::new(), locals: Vec::new() }] }
     }
 
     /// The `@` variables of the innermost scope.
@@ -193,12 +206,13 @@ impl<'a> Scopes<'a> {
                 uses.groups.insert("now");
                 Ok((Shape::Value(Kind::Text), None))
             }
+            Shape::Root if first == SECRET => self.secret(rest, raw, uses),
             Shape::Root => match GROUPS.iter().find(|group| group.name == first) {
                 Some(group) => self.descend(Shape::Group(group), rest, raw, uses),
                 None => Err(unknown(
                     &format!("`{raw}` is not a variable"),
                     first,
-                    GROUPS.iter().map(|group| group.name).chain(["lead", "now"]),
+                    GROUPS.iter().map(|group| group.name).chain(["lead", "now", SECRET]),
                 )),
             },
             Shape::Lead => {
@@ -221,6 +235,23 @@ impl<'a> Scopes<'a> {
                 Ok((Shape::Value(if group.name == "attempt" { Kind::Number } else { Kind::Text }), None))
             }
             Shape::List | Shape::Value(_) => Err(format!("`{raw}` asks for a part of a single value")),
+        }
+    }
+}
+
+impl Scopes<'_> {
+    /// One of the contract's secrets; never all of them.
+    fn secret(&self, rest: &[String], raw: &str, uses: &mut Uses) -> Result<(Shape, Option<FieldPath>), String> {
+        match rest {
+            [name] if self.contract.secrets.contains_key(name) => {
+                uses.secrets.insert(name.clone());
+                Ok((Shape::Value(Kind::Text), None))
+            }
+            _ => {
+                let known = self.contract.secrets.keys().map(String::as_str);
+                let message = format!("`{raw}` is no secret of this contract: write one into [contract.secrets]");
+                Err(unknown(&message, &rest.join("."), known))
+            }
         }
     }
 }

@@ -753,6 +753,62 @@ fn secrets_are_masked_where_they_stand_and_listed_for_replies() {
     assert!(!format!("{renderer:?} {request:?}").contains("literal-token"));
 }
 
+const KEYED: &str = "[secrets]\npassword = \"pa55-w\\\"<rd\"\nsigning = \"file:fixtures/render-key.txt\"\nunused = \"never-mentioned\"\n";
+
+#[test]
+fn a_secret_of_the_contract_can_stand_anywhere_and_is_stored_nowhere() {
+    let endpoint = "[endpoint]\nmethod = \"soap12\"\nurl = \"https://b.example/?p={{secret.password}}\"\n\
+                    template = \"body\"\nheader_template = \"header\"\n\
+                    headers = { X-Auth = \"v1 {{base64 (concat 'user:' secret.password)}}\", X-Plain = \"{{lead.value}}\" }";
+    let renderer = Renderer::compile(&contract(&format!("{KEYED}{endpoint}")), &campaign(""), &|path| {
+        Some(match path {
+            "body" => "<a k=\"{{secret.password}}\">{{#nested 'json'}}{\"p\": \"{{secret.password}}\", \"h\": \"{{hash secret.password}}\"}{{/nested}}</a>".to_owned(),
+            _ => "<h>{{upper (concat secret.password lead.value)}}</h>".to_owned(),
+        })
+    });
+    let renderer = renderer.unwrap();
+    assert_eq!(renderer.check(&campaign("")), []);
+    let request = render(&renderer, &fields([("value", text("v"))])).unwrap();
+    let sent = String::from_utf8(request.body.to_vec()).unwrap();
+    assert!(sent.contains("<h>PA55-W&quot;&lt;RDV</h>") && sent.contains("k=\"pa55-w&quot;&lt;rd\""), "{sent}");
+    assert_eq!(request.url, "https://b.example/?p=pa55-w%22%3Crd");
+    assert_eq!(header(&request, "X-Auth"), Some("v1 dXNlcjpwYTU1LXciPHJk"));
+    let masked = request.masked.clone().unwrap();
+    let stored = String::from_utf8(masked.body.to_vec()).unwrap();
+    assert!(
+        stored.contains("<h>***</h>")
+            && stored.contains("<a k=\"***\">{&quot;p&quot;: &quot;***&quot;, &quot;h&quot;: &quot;***&quot;}</a>"),
+        "{stored}"
+    );
+    assert_eq!(masked.url, "https://b.example/?p=***");
+    assert!(masked.headers.contains(&("X-Auth".to_owned(), "v1 ***".to_owned())), "{:?}", masked.headers);
+    assert!(masked.headers.contains(&("X-Plain".to_owned(), "v".to_owned())));
+    // What was made of it may be echoed too.
+    let digest = says("{{hash lead.value}}", "pa55-w\"<rd");
+    for secret in ["pa55-w\"<rd", "Jefe", "PA55-W\"<RDV", "dXNlcjpwYTU1LXciPHJk", digest.as_str()] {
+        assert!(request.secrets.iter().any(|known| known == secret), "{secret}: {:?}", request.secrets);
+    }
+    assert!(!format!("{renderer:?} {request:?}").contains("pa55"));
+}
+
+#[test]
+fn a_secret_that_the_contract_does_not_have_is_an_error_with_the_nearest_that_it_has() {
+    let endpoint = "[endpoint]\nmethod = \"post\"\nurl = \"https://b.example/\"\n[endpoint.form]\n";
+    let fault = |secrets: &str, template: &str| {
+        let contract = contract(&format!("{secrets}{endpoint}a = \"{template}\""));
+        Renderer::compile(&contract, &campaign(""), &|_| None).map(drop).unwrap_err()[0].to_string()
+    };
+    let near = fault(KEYED, "{{secret.pasword}}");
+    assert!(near.starts_with("endpoint.form.a: `secret.pasword` is no secret of this contract"), "{near}");
+    assert!(near.ends_with("is it `password`?"), "{near}");
+    assert!(fault("", "{{secret.x}}").ends_with("there are none"));
+    assert!(fault(KEYED, "{{json secret}}").contains("there are password, signing, unused"));
+    assert!(fault(KEYED, "{{#each secret}}{{this}}{{/each}}").contains("there are password, signing, unused"));
+    let missing = fault("[secrets]\na = \"env:SURELY_NOT_SET_9\"\n", "x");
+    assert_eq!(missing, "secrets.a: the environment variable SURELY_NOT_SET_9 is not set; set it, or write file:PATH");
+    assert!(fault("[secrets]\n\"a b\" = \"x\"\n", "x").starts_with("secrets.a b: a secret's name"));
+}
+
 #[test]
 fn a_reference_is_sent_as_it_is_and_is_no_template() {
     let endpoint = "[endpoint]\nmethod = \"get\"\nurl = \"https://b.example/\"\n\

@@ -73,6 +73,12 @@ fn code<D: EagerHash>(key: &str, text: &str) -> Vec<u8> {
         .unwrap_or_default()
 }
 
+/// Remembers what was made of a secret, and gives it as it is.
+pub(super) fn derived(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+    scene.remember(&args.text(0));
+    Ok(args.value(0).clone())
+}
+
 pub(super) fn base64(args: &Args<'_, '_>) -> Result<Json, String> {
     let text = args.text(0);
     let url_safe = args.option("url").is_some_and(|word| word == "true");

@@ -136,6 +136,7 @@ when_full = "skip"
 hold_for = "90m"
 on_unknown = "retry"
 maps = { tariff = { day = "1", "*" = "2" } }
+secrets = { signing = "signing-secret-of-taking" }
 
 [contract.endpoint]
 method = "post"

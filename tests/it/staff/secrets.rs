@@ -107,6 +107,11 @@ async fn a_resource_is_shown_with_its_version_and_without_its_secrets() {
             "template = \"lead.json.hbs\"\n",
             "form = { oid = \"00D000000000062\", api_key = \"typed-secret-5\", email = \"{{lead.email}}\" }\n",
         );
+    let by_post = by_post.replacen(
+        "[contract.endpoint]",
+        "[contract.secrets]\nsigning = \"typed-secret-6\"\n[contract.endpoint]",
+        1,
+    );
     let world = World::new(&format!("{network}{by_post}"));
     world.configure("[log]\nlevel = \"debug\"");
     let gateway = world.start().await;
@@ -134,6 +139,7 @@ async fn a_resource_is_shown_with_its_version_and_without_its_secrets() {
         (contract.at("/price"), contract.at("/endpoint/method"), contract.at("/endpoint/headers/X-Api-Key")),
         ("31.00".to_owned(), "json".to_owned(), "***".to_owned())
     );
+    assert_eq!(get("/v1/contracts/poster").await.at("/secrets/signing"), "***");
     assert!(!world.log().contains("typed-secret"));
     gateway.finish().await;
 }
