@@ -1,6 +1,6 @@
 //! From a contract's endpoint to a [`Renderer`]: secrets resolved, templates loaded, headers in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use handlebars::Template;
 use http::{HeaderName, HeaderValue as HttpValue};
@@ -30,6 +30,8 @@ pub(super) struct Piece {
     pub(super) secret: bool,
     /// Refers to a sensitive field or to a secret.
     pub(super) sensitive: bool,
+    /// Parts of the request that it refers to.
+    pub(super) request: BTreeSet<&'static str>,
     /// Tells the pieces of a request apart.
     pub(super) number: u32,
 }
@@ -49,6 +51,21 @@ impl Piece {
 
     pub(super) fn masks(&self) -> bool {
         self.secret || self.sensitive
+    }
+
+    /// Refers to the request's body.
+    pub(super) fn uses_body(&self) -> bool {
+        self.request.contains("body")
+    }
+
+    /// Refers to the URL, or to a part of it.
+    pub(super) fn uses_url(&self) -> bool {
+        ["path", "query", "url"].iter().any(|part| self.request.contains(part))
+    }
+
+    /// Refers to the URL with its query.
+    pub(super) fn uses_query(&self) -> bool {
+        self.request.contains("query") || self.request.contains("url")
     }
 
     pub(super) fn fault(&self, message: String) -> RenderFault {
@@ -107,6 +124,14 @@ impl Content {
             Self::Soap { header, body, .. } => body.masks() || header.as_ref().is_some_and(Piece::masks),
         }
     }
+
+    pub(super) fn pieces(&self) -> Vec<&Piece> {
+        match self {
+            Self::Form(fields) => fields.iter().map(|(_, piece)| piece).collect(),
+            Self::Json(piece) | Self::Xml(piece) => vec![piece],
+            Self::Soap { header, body, .. } => header.iter().chain([body]).collect(),
+        }
+    }
 }
 
 pub(super) fn compile(
@@ -114,7 +139,7 @@ pub(super) fn compile(
     campaign: &Campaign,
     templates: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Renderer, Vec<TemplateFault>> {
-    let loader = Loader { contract, campaign, templates, keys: BTreeMap::new(), faults: Vec::new() };
+    let loader = Loader { contract, campaign, templates, keys: BTreeMap::new(), signatures: 0, faults: Vec::new() };
     let mut compiler = Compiler { loader, uses: Uses::default(), secrets: Vec::new(), pieces: 0 };
     let endpoint = &contract.endpoint;
     let own_secrets = compiler.own_secrets(contract);
@@ -123,6 +148,9 @@ pub(super) fn compile(
     let backup = endpoint.backup_url.as_ref().map(|url| compiler.url("endpoint.backup_url", url));
     let content = compiler.content(endpoint);
     let (headers, credentials) = compiler.headers(endpoint);
+    if let Some(content) = &content {
+        compiler.order(endpoint.method, &url, credentials.as_ref().map(|(_, piece)| piece), content);
+    }
     let Compiler { loader, uses, secrets, .. } = compiler;
     match content {
         Some(content) if loader.faults.is_empty() => Ok(Renderer {
@@ -258,6 +286,28 @@ impl Compiler<'_> {
         piece
     }
 
+    /// Parts of a request may be made of parts that are rendered before them: the URL of the body, or the body of the
+    /// URL, and headers of both.
+    fn order(&mut self, method: Method, url: &Piece, credentials: Option<&Piece>, content: &Content) {
+        if url.uses_url() {
+            self.fault(
+                "endpoint.url",
+                "request.path, request.query and request.url are made of it; it cannot hold them",
+            );
+        }
+        let url_of_body = url.uses_body() || credentials.is_some_and(Piece::uses_body);
+        for piece in content.pieces() {
+            let message = if piece.uses_body() && !method.is_form() {
+                "request.body is made of it, so it cannot hold request.body: sign it in a header or in the url"
+            } else if piece.uses_url() && url_of_body && method != Method::Get {
+                "it refers to the url, and the url refers to request.body: neither can be rendered first"
+            } else {
+                continue;
+            };
+            self.fault(&piece.name, message);
+        }
+    }
+
     fn content(&mut self, endpoint: &Endpoint) -> Option<Content> {
         if endpoint.method.is_form() {
             let fields = endpoint.form.iter().map(|(name, value)| {
@@ -314,7 +364,8 @@ impl Compiler<'_> {
         self.uses.merge(uses);
         self.pieces += 1;
         let sensitive = uses.masks();
-        Piece { name: name.to_owned(), inline, format, text, secret, sensitive, number: self.pieces }
+        let request = uses.request.clone();
+        Piece { name: name.to_owned(), inline, format, text, secret, sensitive, request, number: self.pieces }
     }
 
     /// The gateway's own headers, then the contract's; a configured one takes the place of one of the same name.

@@ -17,7 +17,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
 use super::escape::Format;
-use super::helpers::{Args, Function, Gives, HELPERS, Spec, text_of};
+use super::helpers::{Args, Function, Gives, HELPERS, SIGNATURE, Spec, text_of};
 use super::wellformed::{self, Xml};
 use crate::model::id::DeliveryId;
 use crate::model::secret::MASK;
@@ -36,6 +36,11 @@ pub(super) struct Scene<'a> {
     pub(super) keys: &'a BTreeMap<String, String>,
     /// Which piece of the request is being rendered (high half) and how many ids it has drawn (low half).
     ids: AtomicU64,
+    /// Signatures with secret keys, by their piece, their number and how often that piece has drawn it: the masked copy
+    /// shows them as they were sent, though what they sign is masked there.
+    signatures: Mutex<BTreeMap<(u32, u64, u32), String>>,
+    /// How often the piece being rendered has drawn each.
+    drawn: Mutex<BTreeMap<u64, u32>>,
     /// What helpers made of the contract's secrets.
     derived: Mutex<BTreeSet<String>>,
 }
@@ -49,7 +54,18 @@ impl<'a> Scene<'a> {
         maps: &'a BTreeMap<String, BTreeMap<String, String>>,
         keys: &'a BTreeMap<String, String>,
     ) -> Self {
-        Self { delivery, attempt, now, timezone, maps, keys, ids: AtomicU64::new(0), derived: Mutex::default() }
+        Self {
+            delivery,
+            attempt,
+            now,
+            timezone,
+            maps,
+            keys,
+            ids: AtomicU64::new(0),
+            signatures: Mutex::default(),
+            drawn: Mutex::default(),
+            derived: Mutex::default(),
+        }
     }
 
     /// The name of the next id in this attempt: the same whenever the same piece is rendered again.
@@ -71,6 +87,25 @@ impl<'a> Scene<'a> {
     /// A piece is about to be rendered.
     pub(super) fn begin(&self, piece: u32) {
         self.ids.store(u64::from(piece) << 32, Ordering::Relaxed);
+        lock(&self.drawn).clear();
+    }
+
+    /// Names the signature `number` that is drawn now.
+    fn next_signature(&self, number: u64) -> (u32, u64, u32) {
+        let piece = u32::try_from(self.ids.load(Ordering::Relaxed) >> 32).unwrap_or(u32::MAX);
+        let mut drawn = lock(&self.drawn);
+        let count = drawn.entry(number).or_default();
+        *count += 1;
+        (piece, number, *count)
+    }
+
+    fn keep_signature(&self, name: (u32, u64, u32), signature: &str) {
+        lock(&self.signatures).insert(name, signature.to_owned());
+    }
+
+    /// The mask where the request that was sent had none: a branch that it did not take.
+    fn kept_signature(&self, name: (u32, u64, u32)) -> String {
+        lock(&self.signatures).get(&name).cloned().unwrap_or_else(|| MASK.to_owned())
     }
 }
 
@@ -289,7 +324,17 @@ impl HelperDef for Scenic<'_> {
         _: &'rc Context,
         _: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
-        evaluate(self.spec, helper, self.masking, |args| (self.function)(args, self.scene)).map(ScopedJson::Derived)
+        let number = helper.hash_get(SIGNATURE).and_then(|number| number.value().as_u64());
+        let signature = number.map(|number| self.scene.next_signature(number));
+        match signature {
+            Some(name) if self.masking => return Ok(ScopedJson::Derived(self.scene.kept_signature(name).into())),
+            _ => {}
+        }
+        let value = evaluate(self.spec, helper, self.masking, |args| (self.function)(args, self.scene))?;
+        if let Some(name) = signature {
+            self.scene.keep_signature(name, &text_of(&value));
+        }
+        Ok(ScopedJson::Derived(value))
     }
 }
 

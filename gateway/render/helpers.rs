@@ -15,8 +15,8 @@
 //! | `number VALUE [DECIMALS] [decimals=2] [decimal=","] [group="."]` | a number, rounded half up, with these signs |
 //! | `map VALUE TABLE` | the value's entry in the contract's table, or that of `*` |
 //! | `json VALUE [type="number"\|"boolean"\|"string"]` | JSON with its quotes: number, boolean, string, or null for an empty value; `json lead` the whole lead |
-//! | `hash VALUE [md5\|sha1\|sha256\|sha512]` | hex digest, SHA-256 unless said |
-//! | `hmac VALUE [sha1\|sha256\|sha512] key="env:NAME" [encoding="hex"\|"base64"]` | a keyed digest |
+//! | `hash VALUE [md5\|sha1\|sha256\|sha512] [encoding="hex"\|"base64"\|"base64url"]` | a digest, SHA-256 in hex unless said |
+//! | `hmac VALUE [md5\|sha1\|sha256\|sha512] key=secret.NAME [key_encoding="text"\|"hex"\|"base64"] [encoding="hex"\|"base64"\|"base64url"]` | a keyed digest |
 //! | `base64 VALUE [url=true]` | base64 with padding, or URL-safe without |
 //! | `uuid` | an id that stays the same however often this attempt is rendered |
 //! | `eq ne A B`, `gt gte lt lte A B`, `and or A B…`, `not A` | true or false, for `{{#if (eq …)}}`; numbers compare as numbers |
@@ -45,6 +45,11 @@ use serde_json::Value as Json;
 use super::engine::Scene;
 use crate::model::contract::Contract;
 use crate::model::secret::SecretText;
+
+/// Hidden options that loading gives to an `hmac`: where its key's value is computed, and which of the template's
+/// signatures with a secret key it is.
+pub(super) const COMPUTED_KEY: &str = "@computed_key";
+pub(super) const SIGNATURE: &str = "@signature";
 
 /// A helper as templates see it.
 pub(super) struct Spec {
@@ -125,9 +130,9 @@ pub(super) static HELPERS: &[Spec] = &[
         check: Some(value::check_json),
         ..plain("json", 1..=1, value::json)
     },
-    Spec { options: &["algorithm"], check: Some(digest::check_hash), ..plain("hash", 1..=2, digest::hash) },
+    Spec { options: &["algorithm", "encoding"], check: Some(digest::check_hash), ..plain("hash", 1..=2, digest::hash) },
     Spec {
-        options: &["algorithm", "key", "encoding"],
+        options: &["algorithm", "key", "key_encoding", "encoding"],
         function: Scenic(digest::hmac),
         check: Some(digest::check_hmac),
         ..plain("hmac", 1..=3, nothing)
@@ -242,9 +247,10 @@ impl<'a> Literals<'a> {
         }
     }
 
-    /// The key of an `hmac`, which must stand in the template, as a reference or as it is.
-    pub(super) fn key(&self) -> Option<SecretText> {
-        self.setting(2, "key").ok().flatten().map(|key| SecretText(key.into_owned()))
+    /// The key of an `hmac` that stands in the template, as a reference or as it is. `Ok(None)` where there is none;
+    /// `Err` where it is a variable or a call.
+    pub(super) fn key(&self) -> Result<Option<SecretText>, ()> {
+        Ok(self.setting(2, "key")?.map(|key| SecretText(key.into_owned())))
     }
 }
 

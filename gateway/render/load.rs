@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::TemplateFault;
 use super::engine::PARTIAL;
 use super::escape::Format;
-use super::helpers::{self, Function, Gives, Literals};
+use super::helpers::{self, COMPUTED_KEY, Function, Gives, Literals, SIGNATURE};
 use super::position::Place;
 use super::scope::{Kind, SECRET, Scope, Scopes, Shape, Uses, unknown};
 use crate::model::campaign::Campaign;
@@ -27,6 +27,8 @@ pub(super) struct Loader<'a> {
     pub(super) templates: &'a dyn Fn(&str) -> Option<String>,
     /// Keys of `hmac`, resolved, by what the template calls them.
     pub(super) keys: BTreeMap<String, String>,
+    /// How many signatures with secret keys there are so far.
+    pub(super) signatures: u64,
     pub(super) faults: Vec<TemplateFault>,
 }
 
@@ -190,6 +192,9 @@ impl Walk<'_, '_> {
             call.hash.entry("type".to_owned()).or_insert_with(|| Parameter::Literal("number".into()));
         }
         self.literals(spec, call);
+        if name == "hmac" {
+            self.key(call);
+        }
         if let Function::Scenic(_) = spec.function {
             self.uses.add_scenic(spec);
         }
@@ -266,11 +271,31 @@ impl Walk<'_, '_> {
         if let Some(Err(message)) = spec.check.map(|check| check(&literals, self.loader.contract)) {
             return self.fault(format!("`{}`: {message}", spec.name));
         }
-        if spec.name == "hmac"
-            && let Some(key) = literals.key()
-            && let Ok(secret) = key.resolve()
-        {
-            self.loader.keys.insert(key.0, secret);
+    }
+
+    /// Reads the key of an `hmac`, and numbers the signatures whose key is secret: what they give may be stored.
+    fn key(&mut self, call: &mut HelperTemplate) {
+        let literals = Literals {
+            args: call.params.iter().map(literal).collect(),
+            options: call.hash.iter().map(|(name, option)| (name.as_str(), literal(option))).collect(),
+        };
+        let secret = match literals.key() {
+            Ok(Some(key)) => {
+                let secret = key.is_reference();
+                if let Ok(value) = key.resolve() {
+                    self.loader.keys.insert(key.0, value);
+                }
+                secret
+            }
+            Ok(None) => return,
+            Err(()) => {
+                call.hash.insert(COMPUTED_KEY.to_owned(), Parameter::Literal(true.into()));
+                call.params.get(2).or_else(|| call.hash.get("key")).is_some_and(is_secret_key)
+            }
+        };
+        if secret {
+            self.loader.signatures += 1;
+            call.hash.insert(SIGNATURE.to_owned(), Parameter::Literal(self.loader.signatures.into()));
         }
     }
 
@@ -467,6 +492,20 @@ fn holds_secret(argument: &Parameter) -> bool {
             _ => false,
         },
         _ => false,
+    }
+}
+
+/// Whether a key that is computed is made of a secret, or signed with one.
+fn is_secret_key(key: &Parameter) -> bool {
+    match key {
+        Parameter::Subexpression(inner) => match inner.element.as_ref() {
+            TemplateElement::Expression(call) if call.name.as_name() == Some("hmac") => {
+                call.hash.contains_key(SIGNATURE)
+            }
+            TemplateElement::Expression(call) => call.params.iter().any(is_secret_key),
+            _ => false,
+        },
+        key => holds_secret(key),
     }
 }
 

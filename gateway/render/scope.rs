@@ -11,6 +11,9 @@ use crate::model::contract::Contract;
 /// The group of the contract's secrets, whose members each contract names itself.
 pub(super) const SECRET: &str = "secret";
 
+/// The group of the request's own parts, as far as they are rendered.
+pub(super) const REQUEST: &str = "request";
+
 /// A group of variables: `source.id`, `meta.sub1`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Group {
@@ -41,6 +44,7 @@ pub(super) static GROUPS: &[Group] = &[
     Group { name: "contract", members: &["id", "name", "price"] },
     Group { name: "delivery", members: &["id"] },
     Group { name: "attempt", members: &["number"] },
+    Group { name: REQUEST, members: &["body", "path", "query", "url", "method", "timestamp"] },
 ];
 
 /// What a name stands for.
@@ -96,6 +100,8 @@ pub(super) struct Uses {
     pub(super) groups: BTreeSet<&'static str>,
     /// Helpers that look at the delivery.
     pub(super) scenic: Vec<&'static Spec>,
+    /// Parts of the request.
+    pub(super) request: BTreeSet<&'static str>,
     /// Names of the contract's secrets.
     pub(super) secrets: BTreeSet<String>,
     /// A sensitive field is among them.
@@ -110,6 +116,7 @@ impl Uses {
         for spec in &other.scenic {
             self.add_scenic(spec);
         }
+        self.request.extend(&other.request);
         self.secrets.extend(other.secrets.iter().cloned());
         self.sensitive |= other.sensitive;
     }
@@ -227,12 +234,20 @@ impl<'a> Scopes<'a> {
                 Ok((Shape::Value(Kind::of(field.kind)), Some(FieldPath { name, parts: names.len() })))
             }
             Shape::Group(group) => {
-                if !rest.is_empty() || !group.members.contains(&first.as_str()) {
+                let member = group.members.iter().find(|member| rest.is_empty() && **member == first);
+                let Some(member) = member else {
                     let known = group.members.iter().copied();
                     return Err(unknown(&format!("`{raw}` is not a variable"), first, known));
+                };
+                if group.name == REQUEST {
+                    uses.request.insert(member);
+                } else {
+                    uses.groups.insert(group.name);
                 }
-                uses.groups.insert(group.name);
-                Ok((Shape::Value(if group.name == "attempt" { Kind::Number } else { Kind::Text }), None))
+                Ok((
+                    Shape::Value(if matches!(*member, "number" | "timestamp") { Kind::Number } else { Kind::Text }),
+                    None,
+                ))
             }
             Shape::List | Shape::Value(_) => Err(format!("`{raw}` asks for a part of a single value")),
         }
@@ -263,7 +278,11 @@ struct FieldPath {
 }
 
 fn note(shape: Shape, uses: &mut Uses) {
-    if let Shape::Group(group) = shape {
+    if let Shape::Group(group) = shape
+        && group.name == REQUEST
+    {
+        uses.request.extend(group.members);
+    } else if let Shape::Group(group) = shape {
         uses.groups.insert(group.name);
     }
 }

@@ -809,6 +809,157 @@ fn a_secret_that_the_contract_does_not_have_is_an_error_with_the_nearest_that_it
     assert!(fault("[secrets]\n\"a b\" = \"x\"\n", "x").starts_with("secrets.a b: a secret's name"));
 }
 
+// ---- Signatures ----
+
+/// HMAC-SHA256 in hex, by the crate itself.
+fn signature(key: &[u8], text: &str) -> String {
+    use hmac::{KeyInit as _, Mac as _};
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
+    mac.update(text.as_bytes());
+    hex::encode(mac.finalize().into_bytes())
+}
+
+const SIGNED: &str = "[secrets]\nsigning = \"file:fixtures/render-key.txt\"\n";
+const BORN: &str = "born = { type = \"date\", sensitive = true }";
+
+fn signed(endpoint: &str, template: &str) -> Result<Renderer, Vec<TemplateFault>> {
+    let contract = contract(&format!("{SIGNED}[endpoint]\n{endpoint}"));
+    Renderer::compile(&contract, &campaign(BORN), &|_| Some(template.to_owned()))
+}
+
+#[test]
+fn a_header_can_sign_the_body_the_time_and_the_address() {
+    let endpoint = "method = \"json\"\nurl = \"https://b.example/in/ä?v={{lead.value}}\"\ntemplate = \"t\"\n\
+        [endpoint.headers]\nX-Time = '{{request.timestamp}}'\n\
+        X-Signature = 'sha256={{hmac (concat request.timestamp \".\" request.body) \"sha256\" key=secret.signing}}'\n\
+        X-All = '{{upper (hmac (concat request.method \"\\n\" request.path \"\\n\" request.query separator=\"|\") key=\"file:fixtures/render-key.txt\")}}'\n\
+        X-Url = '{{request.url}}'\nX-Digest = '{{hash request.body encoding=\"base64url\"}}'";
+    let renderer =
+        signed(endpoint, "{\"at\": {{request.timestamp}}, \"v\": \"{{lead.value}}\", \"born\": \"{{lead.born}}\"}")
+            .unwrap();
+    assert_eq!(renderer.check(&campaign(BORN)), []);
+    let request = render(&renderer, &fields([("value", text("a b")), ("born", text("1985-06-15"))])).unwrap();
+    let body = String::from_utf8(request.body.to_vec()).unwrap();
+    assert_eq!(body, "{\"at\": 1795253460, \"v\": \"a b\", \"born\": \"1985-06-15\"}");
+    assert_eq!(header(&request, "X-Time"), Some("1795253460"));
+    let sum = signature(b"Jefe", &format!("1795253460.{body}"));
+    assert_eq!(header(&request, "X-Signature"), Some(format!("sha256={sum}").as_str()));
+    // What is signed of the address is what goes over the wire.
+    assert_eq!(header(&request, "X-Url"), Some("https://b.example/in/%C3%A4?v=a%20b"));
+    let all = signature(b"Jefe", "POST|\n|/in/%C3%A4|\n|v=a%20b").to_uppercase();
+    assert_eq!(header(&request, "X-All"), Some(all.as_str()));
+    // A keyed digest is stored as it was sent; a plain one of something masked is masked.
+    let masked = request.masked.as_ref().unwrap();
+    let stored = |name: &str| masked.headers.iter().find(|(n, _)| n == name).unwrap().1.clone();
+    assert_eq!(stored("X-Signature"), format!("sha256={sum}"));
+    assert_eq!(stored("X-All"), all);
+    assert_eq!(stored("X-Digest"), "***");
+    assert_eq!(masked.body, body.replace("1985-06-15", "***"));
+    assert!(!format!("{:?}", masked.headers).contains("Jefe"));
+}
+
+#[test]
+fn the_last_fields_of_a_form_can_sign_the_others() {
+    for (method, part) in [("post", "body"), ("get", "query")] {
+        let endpoint = format!(
+            "method = \"{method}\"\nurl = \"https://b.example/in?v=1\"\n[endpoint.form]\n\
+             a_sign = '{{{{hmac request.{part} key=secret.signing}}}}'\nb = '{{{{lead.value}}}}'\nc = '{{{{secret.signing}}}}'\n\
+             path = '{{{{request.path}}}}'"
+        );
+        let renderer = signed(&endpoint, "").unwrap();
+        let request = render(&renderer, &fields([("value", text("ä b"))])).unwrap();
+        let form = "b=%C3%A4+b&c=Jefe&path=%2Fin";
+        let masked = request.masked.unwrap();
+        let others = if method == "get" { format!("v=1&{form}") } else { form.to_owned() };
+        let sum = signature(b"Jefe", &others);
+        let (sent, stored) = if method == "get" {
+            (request.url.split_once('?').unwrap().1.to_owned(), masked.url.split_once('?').unwrap().1.to_owned())
+        } else {
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            (text(&request.body), text(&masked.body))
+        };
+        assert_eq!(sent, format!("{others}&a_sign={sum}"));
+        assert_eq!(stored, sent.replace("Jefe", "***"));
+    }
+}
+
+#[test]
+fn a_url_can_sign_the_body() {
+    let endpoint = "method = \"xml\"\nurl = 'https://b.example/?sig={{hmac request.body key=secret.signing encoding=\"base64\"}}'\n\
+                    template = \"t\"\nheaders = { X-Query = \"{{request.query}}\" }\nauth = { query = { name = \"n\", value = \"{{slice (hash request.body) 0 4}}\" } }";
+    let renderer = signed(endpoint, "<a>{{lead.value}}</a>").unwrap();
+    let request = render(&renderer, &fields([("value", text("v"))])).unwrap();
+    let sum = signature(b"Jefe", "<a>v</a>");
+    let query = request.url.split_once('?').unwrap().1;
+    let sent: Vec<(String, String)> = pairs(query.as_bytes());
+    use base64::Engine as _;
+    let raw = base64::engine::general_purpose::STANDARD.encode(hex::decode(sum).unwrap());
+    assert_eq!(sent[0], ("sig".to_owned(), raw));
+    assert_eq!(sent[1].1, says("{{slice (hash lead.value) 0 4}}", "<a>v</a>"));
+    assert_eq!(header(&request, "X-Query"), Some(query));
+}
+
+#[test]
+fn parts_that_are_made_of_each_other_are_refused() {
+    let said = |endpoint: &str, template: &str| match signed(endpoint, template) {
+        Ok(_) => String::new(),
+        Err(faults) => faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    };
+    let json = |url: &str| format!("method = \"json\"\nurl = '{url}'\ntemplate = \"t\"");
+    let body = "{\"s\": \"{{hash request.body}}\"}";
+    assert!(said(&json("https://b.example/"), body).starts_with("t: request.body is made of it"));
+    assert!(said(&json("https://b.example/?{{request.path}}"), "{}").starts_with("endpoint.url: request.path"));
+    let both = said(&json("https://b.example/?{{hash request.body}}"), "{\"u\": \"{{request.url}}\"}");
+    assert!(both.contains("neither can be rendered first"), "{both}");
+    assert_eq!(said(&json("https://b.example/"), "{\"u\": \"{{request.url}}\"}"), "");
+    assert!(said(&json("https://b.example/{{request.bodi}}"), "{}").contains("is it `body`?"));
+}
+
+#[test]
+fn keys_come_in_text_hex_and_base64_and_from_other_signatures() {
+    let form = |value: &str, secret: &str| {
+        let text = format!(
+            "[secrets]\nk = \"{secret}\"\n[endpoint]\nmethod = \"post\"\nurl = \"https://b.example/\"\n[endpoint.form]\na = '''{value}'''"
+        );
+        let renderer = Renderer::compile(&contract(&text), &campaign(BORN), &|_| None).unwrap();
+        render(&renderer, &fields([("born", text_value())])).map(|request| {
+            let stored =
+                request.masked.map_or_else(String::new, |masked| String::from_utf8(masked.body.to_vec()).unwrap());
+            (
+                pairs(&request.body)[0].1.clone(),
+                pairs(stored.as_bytes()).first().map_or_else(String::new, |(_, v)| v.clone()),
+            )
+        })
+    };
+    fn text_value() -> FieldValue {
+        text("1985-06-15")
+    }
+    let sum = signature(b"Jefe", "1985-06-15");
+    let kept = (sum.clone(), sum.clone());
+    assert_eq!(form("{{hmac lead.born key=secret.k}}", "Jefe").unwrap(), kept);
+    assert_eq!(form("{{hmac lead.born key=secret.k key_encoding='hex'}}", "4a656665").unwrap(), kept);
+    assert_eq!(form("{{hmac lead.born key=secret.k key_encoding='base64'}}", "SmVmZQ==").unwrap(), kept);
+    assert_eq!(form("{{hmac lead.born 'sha256' secret.k key_encoding='base64'}}", "SmVmZQ").unwrap(), kept);
+    assert_eq!(form("{{hmac lead.born key='file:fixtures/render-key.txt'}}", "x").unwrap(), kept);
+    // A key that stands in the template is known to whoever reads it: what it signs could be guessed.
+    assert_eq!(form("{{hmac lead.born key='Jefe'}}", "x").unwrap(), (sum.clone(), "***".to_owned()));
+    assert_eq!(form("{{hash lead.born}}{{hash secret.k}}", "x").unwrap().1, "******");
+    for (encoding, secret) in [("hex", "xyz"), ("base64", "*"), ("text", "")] {
+        let fault =
+            form(&format!("{{{{hmac lead.born key=secret.k key_encoding='{encoding}'}}}}"), secret).unwrap_err();
+        assert!(fault.message.contains("the key is"), "{fault}");
+    }
+    // RFC 2202, HMAC-MD5, test case 2.
+    assert_eq!(
+        form("{{hmac 'what do ya want for nothing?' 'md5' key=secret.k}}", "Jefe").unwrap().0,
+        "750c783e6ab0b503eaa86e310a5db738"
+    );
+    // Signature Version 4 of AWS: the signing key of its published example.
+    let aws = "{{hmac 'aws4_request' key=(hmac 'iam' key=(hmac 'us-east-1' key=(hmac '20120215' key=(concat 'AWS4' secret.k)) key_encoding='hex') key_encoding='hex') key_encoding='hex'}}";
+    let key = "f4780e2d9f65fa895f9c67b32ce1baf0b0d8a43505a000a1a9e090d414db404d";
+    assert_eq!(form(aws, "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY").unwrap(), (key.to_owned(), key.to_owned()));
+}
+
 #[test]
 fn a_reference_is_sent_as_it_is_and_is_no_template() {
     let endpoint = "[endpoint]\nmethod = \"get\"\nurl = \"https://b.example/\"\n\

@@ -1,7 +1,7 @@
 //! Digests, encodings and ids.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use hmac::{EagerHash, Hmac, KeyInit, Mac};
 use md5::Md5;
 use serde_json::Value as Json;
@@ -9,11 +9,12 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
 use super::super::engine::Scene;
-use super::{Args, Literals};
+use super::{Args, COMPUTED_KEY, Literals};
 use crate::model::contract::Contract;
 
-const HASHES: [&str; 4] = ["md5", "sha1", "sha256", "sha512"];
-const HMACS: [&str; 3] = ["sha1", "sha256", "sha512"];
+const ALGORITHMS: [&str; 4] = ["md5", "sha1", "sha256", "sha512"];
+const ENCODINGS: [&str; 3] = ["hex", "base64", "base64url"];
+const KEY_ENCODINGS: [&str; 3] = ["text", "hex", "base64"];
 
 /// Of an empty value there is no digest: receivers take one for a person whom nobody knows.
 pub(super) fn hash(args: &Args<'_, '_>) -> Result<Json, String> {
@@ -22,50 +23,85 @@ pub(super) fn hash(args: &Args<'_, '_>) -> Result<Json, String> {
         return Ok("".into());
     }
     let algorithm = args.setting(1, "algorithm");
-    Ok(match algorithm.as_deref().unwrap_or("sha256") {
-        "md5" => hex::encode(Md5::digest(text.as_bytes())),
-        "sha1" => hex::encode(Sha1::digest(text.as_bytes())),
-        "sha256" => hex::encode(Sha256::digest(text.as_bytes())),
-        "sha512" => hex::encode(Sha512::digest(text.as_bytes())),
-        _ => return Err(format!("the algorithm is not one of {}", HASHES.join(", "))),
-    }
-    .into())
+    let digest = match algorithm.as_deref().unwrap_or("sha256") {
+        "md5" => Md5::digest(text.as_bytes()).to_vec(),
+        "sha1" => Sha1::digest(text.as_bytes()).to_vec(),
+        "sha256" => Sha256::digest(text.as_bytes()).to_vec(),
+        "sha512" => Sha512::digest(text.as_bytes()).to_vec(),
+        _ => return Err(unknown_algorithm()),
+    };
+    encoded(&digest, args)
 }
 
 pub(super) fn check_hash(literals: &Literals<'_>, _: &Contract) -> Result<(), String> {
-    literals.one_of(1, "algorithm", &HASHES)
+    literals.one_of(1, "algorithm", &ALGORITHMS)?;
+    literals.one_of(usize::MAX, "encoding", &ENCODINGS)
 }
 
 pub(super) fn hmac(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
-    let name = args.setting(2, "key").unwrap_or_default();
-    let key = scene.keys.get(name.as_ref()).ok_or("the key was not read when the template was loaded")?;
+    let key = key(args, scene)?;
     let text = args.text(0);
     let algorithm = args.setting(1, "algorithm");
-    let code = match algorithm.as_deref().unwrap_or("sha256") {
-        "sha1" => code::<Sha1>(key, &text),
-        "sha256" => code::<Sha256>(key, &text),
-        "sha512" => code::<Sha512>(key, &text),
-        _ => return Err(format!("the algorithm is not one of {}", HMACS.join(", "))),
+    let digest = match algorithm.as_deref().unwrap_or("sha256") {
+        "md5" => code::<Md5>(&key, &text),
+        "sha1" => code::<Sha1>(&key, &text),
+        "sha256" => code::<Sha256>(&key, &text),
+        "sha512" => code::<Sha512>(&key, &text),
+        _ => return Err(unknown_algorithm()),
     };
+    encoded(&digest, args)
+}
+
+pub(super) fn check_hmac(literals: &Literals<'_>, _: &Contract) -> Result<(), String> {
+    literals.one_of(1, "algorithm", &ALGORITHMS)?;
+    literals.one_of(usize::MAX, "encoding", &ENCODINGS)?;
+    literals.one_of(usize::MAX, "key_encoding", &KEY_ENCODINGS)?;
+    match literals.key() {
+        Ok(Some(key)) => key.resolve().map(drop).map_err(|fault| fault.to_string()),
+        Ok(None) => Err("it needs a key: key=secret.NAME or key=\"env:NAME\"".to_owned()),
+        Err(()) => Ok(()),
+    }
+}
+
+/// The key's bytes. An empty one would sign for everybody, and is taken for a mistake.
+fn key(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Vec<u8>, String> {
+    let given = args.setting(2, "key").unwrap_or_default();
+    let key = match args.option(COMPUTED_KEY) {
+        Some(_) => given.as_ref(),
+        None => scene.keys.get(given.as_ref()).ok_or("the key was not read when the template was loaded")?,
+    };
+    let bytes = match args.option("key_encoding").as_deref() {
+        None | Some("text") => key.as_bytes().to_vec(),
+        Some("hex") => hex::decode(key.trim()).map_err(|_| "the key is not hexadecimal, as key_encoding says")?,
+        Some("base64") => decode_base64(key).ok_or("the key is not base64, as key_encoding says")?,
+        Some(_) => return Err(format!("key_encoding is not one of {}", KEY_ENCODINGS.join(", "))),
+    };
+    if bytes.is_empty() { Err("the key is empty".to_owned()) } else { Ok(bytes) }
+}
+
+/// Base64 of either alphabet, with or without its padding: keys are handed out in every kind.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let standard = text.trim().trim_end_matches('=').replace('-', "+").replace('_', "/");
+    STANDARD_NO_PAD.decode(standard).ok()
+}
+
+fn encoded(digest: &[u8], args: &Args<'_, '_>) -> Result<Json, String> {
     Ok(match args.option("encoding").as_deref() {
-        Some("base64") => STANDARD.encode(code),
-        _ => hex::encode(code),
+        None | Some("hex") => hex::encode(digest),
+        Some("base64") => STANDARD.encode(digest),
+        Some("base64url") => URL_SAFE_NO_PAD.encode(digest),
+        Some(_) => return Err(format!("encoding is not one of {}", ENCODINGS.join(", "))),
     }
     .into())
 }
 
-pub(super) fn check_hmac(literals: &Literals<'_>, _: &Contract) -> Result<(), String> {
-    literals.one_of(1, "algorithm", &HMACS)?;
-    literals.one_of(usize::MAX, "encoding", &["hex", "base64"])?;
-    match literals.key() {
-        Some(key) => key.resolve().map(drop).map_err(|fault| fault.to_string()),
-        None => Err("it needs a key that stands in the template: key=\"env:NAME\"".to_owned()),
-    }
+fn unknown_algorithm() -> String {
+    format!("the algorithm is not one of {}", ALGORITHMS.join(", "))
 }
 
-fn code<D: EagerHash>(key: &str, text: &str) -> Vec<u8> {
+fn code<D: EagerHash>(key: &[u8], text: &str) -> Vec<u8> {
     // HMAC takes a key of any length (RFC 2104), so this is never the empty code.
-    Hmac::<D>::new_from_slice(key.as_bytes())
+    Hmac::<D>::new_from_slice(key)
         .map(|mut mac| {
             mac.update(text.as_bytes());
             mac.finalize().into_bytes().to_vec()
