@@ -20,6 +20,7 @@ mod sample;
 mod scope;
 mod soap;
 mod wellformed;
+mod wsse;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -443,6 +443,22 @@ pub enum Auth {
     },
     /// An access token fetched first (RFC 6749), kept until it expires.
     Oauth2(OAuth2),
+    /// A WS-Security UsernameToken in the SOAP header; SOAP methods only.
+    Wsse {
+        /// The user name.
+        username: SecretText,
+        /// The password.
+        password: SecretText,
+        /// How the password goes.
+        #[serde(default)]
+        password_type: PasswordType,
+        /// Adds when the message was created, and that it expires so much later.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timestamp: Option<Span>,
+        /// The receiver must refuse the message if it does not understand this header.
+        #[serde(default = "yes")]
+        must_understand: bool,
+    },
 }
 
 /// How an access token is fetched, and how it is shown to the partner.
@@ -532,6 +548,21 @@ pub enum ClientAuth {
     BasicPlain,
     /// In the form.
     Body,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How a WS-Security password goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PasswordType {
+    /// As it is.
+    #[default]
+    Text,
+    /// As a digest of it with a nonce and the time.
+    Digest,
 }
 
 /// When and how long a retryable delivery is tried again.

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use handlebars::Template;
 use http::{HeaderName, HeaderValue as HttpValue};
+use jiff::SignedDuration;
 
 use super::context::Own;
 use super::escape::Format;
 use super::load::{Loader, without_bom};
 use super::scope::Uses;
 use super::soap::Version;
+use super::wsse::Security;
 use super::{RenderFault, Renderer, TemplateFault, basic, form};
 use crate::model::campaign::Campaign;
-use crate::model::contract::{Auth, Contract, Endpoint, Method};
+use crate::model::contract::{Auth, Contract, Endpoint, Method, PasswordType};
 use crate::model::secret::{SecretText, is_secret_header};
 
 /// The least length of a secret that is looked for in replies: shorter ones stand in every text by chance.
@@ -111,6 +113,7 @@ pub(super) enum Content {
     Xml(Piece),
     Soap {
         version: Version,
+        security: Option<Security>,
         header: Option<Piece>,
         body: Piece,
     },
@@ -121,7 +124,9 @@ impl Content {
         match self {
             Self::Form(fields) => fields.iter().any(|(_, piece)| piece.masks()),
             Self::Json(piece) | Self::Xml(piece) => piece.masks(),
-            Self::Soap { header, body, .. } => body.masks() || header.as_ref().is_some_and(Piece::masks),
+            Self::Soap { security, header, body, .. } => {
+                security.is_some() || body.masks() || header.as_ref().is_some_and(Piece::masks)
+            }
         }
     }
 
@@ -129,7 +134,9 @@ impl Content {
         match self {
             Self::Form(fields) => fields.iter().map(|(_, piece)| piece).collect(),
             Self::Json(piece) | Self::Xml(piece) => vec![piece],
-            Self::Soap { header, body, .. } => header.iter().chain([body]).collect(),
+            Self::Soap { security, header, body, .. } => {
+                security.iter().flat_map(Security::pieces).chain(header).chain([body]).collect()
+            }
         }
     }
 }
@@ -320,9 +327,25 @@ impl Compiler<'_> {
         let header =
             endpoint.header_template.as_deref().map(|path| self.file("endpoint.header_template", path, format));
         Some(match Version::of(endpoint.method) {
-            Some(version) => Content::Soap { version, header: header.flatten(), body: body? },
+            Some(version) => {
+                Content::Soap { version, security: self.security(endpoint), header: header.flatten(), body: body? }
+            }
             None if format == Format::Json => Content::Json(body?),
             None => Content::Xml(body?),
+        })
+    }
+
+    /// The WS-Security header of a SOAP message.
+    fn security(&mut self, endpoint: &Endpoint) -> Option<Security> {
+        let Some(Auth::Wsse { username, password, password_type, timestamp, must_understand }) = &endpoint.auth else {
+            return None;
+        };
+        Some(Security {
+            username: self.setting("endpoint.auth.wsse.username", username, Format::Text, false),
+            password: self.setting("endpoint.auth.wsse.password", password, Format::Text, true),
+            digest: *password_type == PasswordType::Digest,
+            valid_for: timestamp.and_then(|span| SignedDuration::try_from(span.0).ok()),
+            must_understand: *must_understand,
         })
     }
 
@@ -429,6 +452,13 @@ impl Compiler<'_> {
                     let message = format!("endpoint.headers sets {} too: leave one of them out", oauth2.header);
                     self.fault("endpoint.auth", message);
                 }
+                return None;
+            }
+            // It stands in the message; see `security`.
+            Auth::Wsse { .. } if endpoint.method.is_soap() => return None,
+            Auth::Wsse { .. } => {
+                let word = endpoint.method.as_str();
+                self.fault("endpoint.auth.wsse", format!("`{word}` has no SOAP header; only soap11 and soap12 do"));
                 return None;
             }
         };

@@ -14,7 +14,9 @@ use super::compile::{self, Content, HeaderValue, Piece, Text};
 use super::engine::{HelperFault, Run, Scene};
 use super::scope::REQUEST;
 use super::wellformed::{self, Broken, Xml};
+use super::wsse::{Proof, Security};
 use super::{RenderFault, RenderInput, Renderer, basic, context, form};
+use crate::clock;
 use crate::model::contract::Method;
 use crate::model::lead::FieldValue;
 use crate::model::secret::MASK;
@@ -192,10 +194,12 @@ impl<'a> Composer<'a> {
                 check(wellformed::xml(document, Xml::Document), piece, cut, &mut run)?;
                 Ok(if cut == 0 { text.into_owned() } else { document.to_owned() })
             }
-            Content::Soap { version, header, body } => {
+            Content::Soap { version, security, header, body } => {
+                let security_text = security.as_ref().map(|security| self.security(security, &mut run)).transpose()?;
                 let header_text = header.as_ref().map(|piece| render(piece, &mut run)).transpose()?;
-                let envelope = version.envelope(header_text.as_deref(), &render(body, &mut run)?);
-                let children = 1 + usize::from(header.is_some());
+                let envelope =
+                    version.envelope(security_text.as_deref(), header_text.as_deref(), &render(body, &mut run)?);
+                let children = 1 + usize::from(security.is_some() || header.is_some());
                 if let Err(broken) = wellformed::xml(&envelope.text, Xml::Envelope { children }) {
                     let (piece, start) = match header {
                         Some(header) if broken.offset < envelope.body_at => (header, envelope.header_at),
@@ -208,6 +212,20 @@ impl<'a> Composer<'a> {
             }
             Content::Form(_) => Ok(String::new()),
         }
+    }
+
+    fn security<'rc>(&self, security: &'rc Security, run: &mut Run<'rc>) -> Result<String, RenderFault> {
+        let username = render(&security.username, run)?;
+        let proof = if run.masking() {
+            Proof::masked()
+        } else {
+            let password = render(&security.password, run)?;
+            let proof = security.proof(&password, clock::random_bytes(), self.input.now);
+            // A fault may echo the header.
+            [&password, &*proof.password, &proof.nonce].into_iter().for_each(|text| self.scene.remember(text));
+            proof
+        };
+        Ok(security.block(&username, &proof, self.input.now))
     }
 
     /// A form's fields; those that refer to the form itself see it without them, and come last.

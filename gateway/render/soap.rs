@@ -28,17 +28,19 @@ impl Version {
     }
 
     /// The whole message, and where in it the header's and the body's content begin.
-    pub(super) fn envelope(self, header: Option<&str>, body: &str) -> Envelope {
-        let mut text = String::with_capacity(body.len() + header.map_or(0, str::len) + 256);
+    pub(super) fn envelope(self, security: Option<&str>, header: Option<&str>, body: &str) -> Envelope {
+        let header_length = security.map_or(0, str::len) + header.map_or(0, str::len);
+        let mut text = String::with_capacity(body.len() + header_length + 256);
         text.push_str(r#"<?xml version="1.0" encoding="UTF-8"?>"#);
         text.push_str("\n<soap:Envelope xmlns:soap=\"");
         text.push_str(self.namespace());
         text.push_str("\">");
         let mut header_at = text.len();
-        if let Some(header) = header {
+        if security.is_some() || header.is_some() {
             text.push_str("<soap:Header>");
+            text.push_str(security.unwrap_or_default());
             header_at = text.len();
-            text.push_str(header);
+            text.push_str(header.unwrap_or_default());
             text.push_str("</soap:Header>");
         }
         text.push_str("<soap:Body>");

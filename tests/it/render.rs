@@ -960,6 +960,93 @@ fn keys_come_in_text_hex_and_base64_and_from_other_signatures() {
     assert_eq!(form(aws, "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY").unwrap(), (key.to_owned(), key.to_owned()));
 }
 
+// ---- WS-Security ----
+
+/// The texts of all elements, by their local names.
+fn texts(document: &str) -> BTreeMap<String, String> {
+    use quick_xml::events::Event;
+    let mut reader = quick_xml::Reader::from_str(document);
+    let (mut found, mut open) = (BTreeMap::new(), Vec::new());
+    loop {
+        match reader.read_event().unwrap() {
+            Event::Start(tag) => open.push(tag.local_name().as_ref().to_owned()),
+            Event::End(_) => drop(open.pop()),
+            Event::Text(text) => {
+                let text: &str = &text;
+                found.entry(open.last().cloned().unwrap_or_default()).or_insert_with(String::new).push_str(text);
+            }
+            Event::GeneralRef(reference) => {
+                let name: &str = &reference;
+                found.entry(open.last().cloned().unwrap()).or_insert_with(String::new).push_str(&format!("&{name};"));
+            }
+            Event::Eof => return found,
+            _ => {}
+        }
+    }
+}
+
+fn wsse(method: &str, settings: &str, header: &str) -> Result<Renderer, Vec<TemplateFault>> {
+    let header_key = if header.is_empty() { "" } else { "header_template = \"header\"\n" };
+    let endpoint = format!(
+        "{SIGNED}[endpoint]\nmethod = \"{method}\"\nurl = \"https://b.example/\"\ntemplate = \"t\"\n{header_key}\
+         auth = {{ wsse = {{ username = \"o'neil & co\", {settings} }} }}"
+    );
+    Renderer::compile(&contract(&endpoint), &campaign(""), &|path| {
+        Some(if path == "header" { header.to_owned() } else { "<a>{{lead.value}}</a>".to_owned() })
+    })
+}
+
+#[test]
+fn a_username_token_carries_a_digest_that_the_receiver_can_check_and_nobody_stores() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use sha1::Digest as _;
+    let settings = "password = \"file:fixtures/render-key.txt\", password_type = \"digest\", timestamp = \"5m\"";
+    let renderer = wsse("soap11", settings, "<h>{{lead.value}}</h>").unwrap();
+    assert_eq!(renderer.check(&campaign("")), []);
+    let request = render(&renderer, &fields([("value", text("v"))])).unwrap();
+    let sent = String::from_utf8(request.body.to_vec()).unwrap();
+    let found = texts(&sent);
+    assert_eq!(found["Username"], "o&#39;neil &amp; co");
+    assert_eq!((found["h"].as_str(), found["a"].as_str()), ("v", "v"));
+    assert!(found["Created"].starts_with("2026-11-21T09:31:00Z"));
+    assert_eq!(found["Expires"], "2026-11-21T09:36:00Z");
+    let nonce = STANDARD.decode(&found["Nonce"]).unwrap();
+    assert_eq!(nonce.len(), 16);
+    let mut hash = sha1::Sha1::new();
+    hash.update(&nonce);
+    hash.update("2026-11-21T09:31:00Z");
+    hash.update("Jefe");
+    assert_eq!(found["Password"], STANDARD.encode(hash.finalize()));
+    assert!(sent.contains("#PasswordDigest\">") && sent.contains("#Base64Binary\">"), "{sent}");
+    assert!(sent.contains(" soap:mustUnderstand=\"1\"><wsu:Timestamp"), "{sent}");
+    assert!(!sent.contains("Jefe"));
+    let stored = String::from_utf8(request.masked.unwrap().body.to_vec()).unwrap();
+    let masked = texts(&stored);
+    assert_eq!((masked["Password"].as_str(), masked["Nonce"].as_str()), ("***", "***"));
+    for echoed in ["Jefe", &found["Password"], &found["Nonce"]] {
+        assert!(request.secrets.iter().any(|secret| secret == echoed), "{echoed}");
+    }
+    let again = render(&renderer, &fields([("value", text("v"))])).unwrap();
+    assert_ne!(again.body, request.body, "a nonce is used once");
+}
+
+#[test]
+fn a_username_token_can_carry_the_password_itself() {
+    let settings = "password = \"{{secret.signing}}&\", must_understand = false";
+    let renderer = wsse("soap12", settings, "").unwrap();
+    let request = render(&renderer, &fields([("value", text("v"))])).unwrap();
+    let sent = String::from_utf8(request.body.to_vec()).unwrap();
+    assert!(sent.contains("#PasswordText\">Jefe&amp;</wsse:Password></wsse:UsernameToken>"), "{sent}");
+    assert!(!sent.contains("mustUnderstand") && !sent.contains("Nonce") && !sent.contains("Timestamp"), "{sent}");
+    let stored = String::from_utf8(request.masked.unwrap().body.to_vec()).unwrap();
+    assert!(stored.contains(">***</wsse:Password>") && !stored.contains("Jefe"), "{stored}");
+    assert!(request.secrets.iter().any(|secret| secret == "Jefe&"));
+    let faults = wsse("xml", settings, "").unwrap_err();
+    let said: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["endpoint.auth.wsse: `xml` has no SOAP header; only soap11 and soap12 do"]);
+}
+
 #[test]
 fn a_reference_is_sent_as_it_is_and_is_no_template() {
     let endpoint = "[endpoint]\nmethod = \"get\"\nurl = \"https://b.example/\"\n\
