@@ -3,6 +3,7 @@
 //! They stand in tests/peers/ and are Python; `make tools` installs what they need into target/peers.
 
 mod oauth2;
+mod soap;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
