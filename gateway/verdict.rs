@@ -4,7 +4,7 @@
 //! not sent, timeout, reset, incomplete ──────────────▶ retryable | unknown        (builtin.rs)
 //! reply ─▶ duplicate, accepted, rejected, retryable ─▶ the first rule that holds  (rules.rs, select.rs)
 //!       ─▶ SOAP fault, then the status ──────────────▶ the table of CONTRACT 6    (fault.rs, builtin.rs)
-//!       ─▶ reason, reference, redirect_url, price                                 (extract.rs)
+//!       ─▶ reason, reference, redirect_url, price                                 (extract.rs, price.rs)
 //! ```
 //!
 //! A reply is hostile until proven otherwise: nothing here panics on one, recurses with its depth, or costs more than
@@ -26,6 +26,7 @@ use self::select::Reading;
 mod builtin;
 mod extract;
 mod fault;
+mod price;
 mod retry_after;
 mod rules;
 mod select;

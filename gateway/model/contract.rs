@@ -648,7 +648,7 @@ impl<'de> Deserialize<'de> for IdempotencyHeader {
 }
 
 /// What a partner's replies mean: verdict rules, tried in the order `duplicate`, `accepted`, `rejected`, `retryable`,
-/// and extractors.
+/// and extractors, of which a list means the first that finds something.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResponseRules {
@@ -666,16 +666,16 @@ pub struct ResponseRules {
     pub retryable: Option<OneOrMore<Rule>>,
     /// Where the reply says why.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Rule>,
+    pub reason: Option<OneOrMore<Rule>>,
     /// Where it gives the partner's own id of the lead.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reference: Option<Rule>,
+    pub reference: Option<OneOrMore<Rule>>,
     /// Where it gives the page that the person should see next.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub redirect_url: Option<Rule>,
+    pub redirect_url: Option<OneOrMore<Rule>>,
     /// Where it gives the price it pays.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub price: Option<Rule>,
+    pub price: Option<OneOrMore<Rule>>,
 }
 
 impl ResponseRules {
@@ -712,6 +712,9 @@ pub struct Rule {
     /// Selects this text if the body contains it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contains: Option<String>,
+    /// Selects the body's whole text, without the white space around it; an empty body is nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<bool>,
     /// Parses a nested document first and selects in that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inside: Option<Inside>,
@@ -733,6 +736,15 @@ pub struct Rule {
     /// As a decimal, it is at most this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<Scalar>,
+    /// Every selected text must pass the test, not just one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<bool>,
+    /// A price is a whole number of the currency's smallest unit (cents); of `price` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minor_units: Option<bool>,
+    /// What stands before a price's decimals, `.` or `,`; of `price` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decimal: Option<String>,
 }
 
 /// Where a nested document stands, and what it is.

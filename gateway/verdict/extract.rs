@@ -2,10 +2,11 @@
 
 use url::Url;
 
-use crate::model::contract::{ResponseRules, Rule as RuleConfig};
+use crate::model::contract::{OneOrMore, ResponseRules, Rule as RuleConfig};
 use crate::model::money::{Amount, Currency};
 
-use super::rules::{Extractor, Faults};
+use super::price::{MAX_PRICE, Notation};
+use super::rules::{Extractor, Faults, list_paths};
 use super::select::Reading;
 
 /// Longest reason kept, in characters.
@@ -13,15 +14,14 @@ pub(super) const MAX_REASON: usize = 500;
 const MAX_REFERENCE: usize = 255;
 /// Longest URL followed, in bytes; longer ones no browser takes reliably.
 const MAX_URL: usize = 2048;
-/// No amount of 64 bits needs more characters, with its currency.
-const MAX_PRICE: usize = 40;
 
+/// Each a list, of which the first that finds something counts.
 #[derive(Debug)]
 pub(super) struct Extractors {
-    reason: Option<Extractor>,
-    reference: Option<Extractor>,
-    redirect_url: Option<Extractor>,
-    price: Option<Extractor>,
+    reason: Vec<Extractor>,
+    reference: Vec<Extractor>,
+    redirect_url: Vec<Extractor>,
+    price: Vec<(Extractor, Notation)>,
     currency: Currency,
 }
 
@@ -35,31 +35,58 @@ pub(super) struct Said {
 
 impl Extractors {
     pub(super) fn compile(response: &ResponseRules, currency: Currency, faults: &mut Faults) -> Self {
-        let mut compile = |key: &str, rule: &Option<RuleConfig>| {
-            rule.as_ref().and_then(|rule| Extractor::compile(&format!("response.{key}"), rule, faults))
-        };
         Self {
-            reason: compile("reason", &response.reason),
-            reference: compile("reference", &response.reference),
-            redirect_url: compile("redirect_url", &response.redirect_url),
-            price: compile("price", &response.price),
+            reason: compile_list("response.reason", response.reason.as_ref(), faults),
+            reference: compile_list("response.reference", response.reference.as_ref(), faults),
+            redirect_url: compile_list("response.redirect_url", response.redirect_url.as_ref(), faults),
+            price: compile_each("response.price", response.price.as_ref(), faults, |path, rule, faults| {
+                let notation = Notation::compile(path, rule, faults);
+                Some((Extractor::compile(path, rule, faults)?, notation))
+            }),
             currency,
         }
     }
 
     pub(super) fn read(&self, reading: &Reading<'_>) -> Said {
+        let price = |(extractor, notation): &(Extractor, Notation)| {
+            first(extractor, reading, MAX_PRICE + 1).and_then(|text| notation.read(&text, self.currency))
+        };
         Said {
-            reason: first(self.reason.as_ref(), reading, MAX_REASON),
-            reference: first(self.reference.as_ref(), reading, MAX_REFERENCE),
-            redirect_url: first(self.redirect_url.as_ref(), reading, MAX_URL + 1).and_then(|text| web_url(&text)),
-            price: first(self.price.as_ref(), reading, MAX_PRICE + 1).and_then(|text| price(&text, self.currency)),
+            reason: first_of(&self.reason, reading, MAX_REASON),
+            reference: first_of(&self.reference, reading, MAX_REFERENCE),
+            redirect_url: self.redirect_url.iter().find_map(|one| web_url(&first(one, reading, MAX_URL + 1)?)),
+            price: self.price.iter().find_map(price),
         }
     }
 }
 
+fn compile_list(path: &str, configs: Option<&OneOrMore<RuleConfig>>, faults: &mut Faults) -> Vec<Extractor> {
+    compile_each(path, configs, faults, |path, rule, faults| {
+        Notation::refuse(path, rule, faults);
+        Extractor::compile(path, rule, faults)
+    })
+}
+
+fn compile_each<T>(
+    path: &str,
+    configs: Option<&OneOrMore<RuleConfig>>,
+    faults: &mut Faults,
+    mut compile: impl FnMut(&str, &RuleConfig, &mut Faults) -> Option<T>,
+) -> Vec<T> {
+    let Some(configs) = configs else { return Vec::new() };
+    list_paths(path, configs.0.len(), faults)
+        .zip(&configs.0)
+        .filter_map(|(path, config)| compile(&path, config, faults))
+        .collect()
+}
+
+fn first_of(extractors: &[Extractor], reading: &Reading<'_>, max: usize) -> Option<String> {
+    extractors.iter().find_map(|one| first(one, reading, max))
+}
+
 /// The first text that is not empty once tidied.
-fn first(extractor: Option<&Extractor>, reading: &Reading<'_>, max: usize) -> Option<String> {
-    extractor?.texts(reading).into_iter().map(|text| tidy(&text, max)).find(|text| !text.is_empty())
+fn first(extractor: &Extractor, reading: &Reading<'_>, max: usize) -> Option<String> {
+    extractor.texts(reading).into_iter().map(|text| tidy(&text, max)).find(|text| !text.is_empty())
 }
 
 /// On one line, without control characters, at most `max` characters, without white space around it.
@@ -79,14 +106,4 @@ fn web_url(text: &str) -> Option<String> {
     let url = Url::parse(text).ok()?;
     let url = (matches!(url.scheme(), "http" | "https") && url.has_host()).then(|| String::from(url))?;
     (url.len() <= MAX_URL).then_some(url)
-}
-
-/// A price in the campaign's currency, which may stand before or behind the number; never negative.
-fn price(text: &str, currency: Currency) -> Option<Amount> {
-    if text.len() > MAX_PRICE {
-        return None;
-    }
-    let code = currency.as_str();
-    let number = text.strip_prefix(code).or_else(|| text.strip_suffix(code)).unwrap_or(text).trim();
-    Amount::parse(number, currency).ok().filter(|amount| *amount >= Amount(0))
 }

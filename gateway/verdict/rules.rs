@@ -9,6 +9,7 @@ use crate::model::campaign::Scalar;
 use crate::model::contract::Rule as RuleConfig;
 
 use super::RuleFault;
+use super::price::Notation;
 use super::select::{Found, Reading, Selector};
 
 /// The faults found so far, so that a person gets all of them at once.
@@ -36,22 +37,24 @@ pub(super) struct Hit {
     pub(super) found: Option<String>,
 }
 
-/// Compiles a rule or a list of them (any). What cannot be compiled is left out of the result and stands in `faults`.
-pub(super) fn compile_list(path: &str, configs: &[RuleConfig], faults: &mut Faults) -> Vec<Rule> {
-    if configs.is_empty() {
+/// The path of each rule of a list, which may be a single one.
+pub(super) fn list_paths(path: &str, len: usize, faults: &mut Faults) -> impl Iterator<Item = String> + use<> {
+    if len == 0 {
         faults.add(path, "is an empty list: write at least one rule, or leave the key out");
     }
-    let single = configs.len() == 1;
-    let mut compiled = Vec::with_capacity(configs.len());
-    for (index, config) in configs.iter().enumerate() {
-        let at = if single { path.to_owned() } else { format!("{path}[{index}]") };
-        compiled.extend(Rule::compile(&at, config, faults));
-    }
-    compiled
+    let path = path.to_owned();
+    (0..len).map(move |index| if len == 1 { path.clone() } else { format!("{path}[{index}]") })
+}
+
+/// Compiles a rule or a list of them (any). What cannot be compiled is left out of the result and stands in `faults`.
+pub(super) fn compile_list(path: &str, configs: &[RuleConfig], faults: &mut Faults) -> Vec<Rule> {
+    let paths = list_paths(path, configs.len(), faults);
+    paths.zip(configs).filter_map(|(at, config)| Rule::compile(&at, config, faults)).collect()
 }
 
 impl Rule {
     fn compile(path: &str, config: &RuleConfig, faults: &mut Faults) -> Option<Self> {
+        Notation::refuse(path, config, faults);
         let Some(members) = &config.all else {
             // Both, so that neither hides the faults of the other.
             let (selector, test) = (Selector::compile(path, config, faults), Test::compile(path, config, faults));
@@ -99,6 +102,9 @@ impl Extractor {
             faults.add(path, "reads one thing: write a selector instead of `all`");
             return None;
         }
+        if config.every.is_some() {
+            faults.add(&format!("{path}.every"), "belongs to a verdict: what is read is the first text that passes");
+        }
         if config.exists == Some(false) {
             faults.add(&format!("{path}.exists"), "where nothing exists there is nothing to read: leave `exists` out");
         }
@@ -119,6 +125,8 @@ pub(super) struct Test {
     exists: Option<bool>,
     /// All of them must hold for one and the same text.
     checks: Vec<Check>,
+    /// They must hold for every text.
+    every: bool,
 }
 
 #[derive(Debug)]
@@ -155,21 +163,30 @@ impl Test {
         };
         bound("min", &config.min, Check::Min);
         bound("max", &config.max, Check::Max);
+        let every = config.every == Some(true);
+        if every && checks.is_empty() {
+            faults.add(&format!("{path}.every"), "needs a test that every text must pass, such as `equals`");
+        }
         if config.exists == Some(false) && !checks.is_empty() {
             faults.add(&format!("{path}.exists"), "what does not exist passes no other test: keep one of them");
         }
-        (faults.0.len() == before).then_some(Self { exists: config.exists, checks })
+        (faults.0.len() == before).then_some(Self { exists: config.exists, checks, every })
     }
 
     /// Whether what was found passes, and with which text.
     fn hit_by(&self, found: &Found<'_>, selector: &str) -> Option<Hit> {
+        let passes = |text: &Cow<'_, str>| self.checks.iter().all(|check| check.holds(text));
         let (passed, text) = if self.exists == Some(false) {
             // A page that could not be read does not prove that something is missing from it.
             (found.readable && !found.exists, None)
         } else if self.checks.is_empty() {
             (found.exists, found.texts.first())
+        } else if self.every {
+            // A null, or a text beyond the limits, passes no test.
+            let all = found.whole && !found.texts.is_empty() && found.texts.iter().all(passes);
+            (all, found.texts.first())
         } else {
-            let text = found.texts.iter().find(|text| self.checks.iter().all(|check| check.holds(text)));
+            let text = found.texts.iter().find(|text| passes(text));
             (text.is_some(), text)
         };
         passed.then(|| Hit { selector: selector.to_owned(), found: text.map(|text| text.clone().into_owned()) })

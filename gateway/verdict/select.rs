@@ -50,7 +50,7 @@ impl<'r> Reading<'r> {
 pub(super) struct Body<'r> {
     source: Source<'r>,
     text: OnceCell<Cow<'r, str>>,
-    json: OnceCell<Option<serde_json::Value>>,
+    json: OnceCell<Option<json::Documents>>,
     xml: OnceCell<Option<oxml::Document>>,
 }
 
@@ -76,16 +76,21 @@ impl<'r> Body<'r> {
 
     /// The text to be parsed, unless it is too large.
     fn parsable(&self) -> Option<&str> {
-        Some(self.text().trim()).filter(|text| text.len() <= MAX_DOCUMENT_BYTES)
+        Some(trimmed(self.text())).filter(|text| text.len() <= MAX_DOCUMENT_BYTES)
     }
 
-    fn json(&self) -> Option<&serde_json::Value> {
+    fn json(&self) -> Option<&json::Documents> {
         self.json.get_or_init(|| json::parse(self.parsable()?)).as_ref()
     }
 
     pub(super) fn xml(&self) -> Option<&oxml::Document> {
         self.xml.get_or_init(|| xml::parse(self.parsable()?)).as_ref()
     }
+}
+
+/// Without white space, and byte order marks, which some write twice, around it.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
 }
 
 /// What a selector found.
@@ -96,28 +101,35 @@ pub(super) struct Found<'b> {
     pub(super) exists: bool,
     /// Whether there was something to look in: a JSON document for a JSONPath, an XML document for an XPath.
     pub(super) readable: bool,
+    /// Whether everything that was selected stands in `texts`: no null was left out, nothing was cut.
+    pub(super) whole: bool,
 }
 
 impl<'b> Found<'b> {
     fn unreadable() -> Self {
-        Self { texts: Vec::new(), exists: false, readable: false }
+        Self { texts: Vec::new(), exists: false, readable: false, whole: true }
     }
 
     /// As many of the texts as one selector may select.
     fn texts(all: impl Iterator<Item = Cow<'b, str>>) -> Self {
         let mut left = MAX_TEXT_BYTES;
         let mut texts = Vec::new();
-        for text in all.take(MAX_TEXTS) {
-            let Some(rest) = left.checked_sub(text.len()) else { break };
+        let mut whole = true;
+        for text in all {
+            let rest = left.checked_sub(text.len()).filter(|_| texts.len() < MAX_TEXTS);
+            let Some(rest) = rest else {
+                whole = false;
+                break;
+            };
             left = rest;
             texts.push(text);
         }
-        Self { exists: !texts.is_empty(), texts, readable: true }
+        Self { exists: !texts.is_empty(), texts, readable: true, whole }
     }
 
     fn into_owned(self) -> Found<'static> {
         let texts = self.texts.into_iter().map(|text| Cow::Owned(text.into_owned())).collect();
-        Found { texts, exists: self.exists, readable: self.readable }
+        Found { texts, exists: self.exists, readable: self.readable, whole: self.whole }
     }
 }
 
@@ -139,6 +151,7 @@ enum Look {
     Form(String),
     Regex(Regex),
     Contains(String),
+    Body,
 }
 
 impl Selector {
@@ -152,9 +165,11 @@ impl Selector {
             return self.look.at(reading.reply, &reading.body);
         };
         let outer = inside.at(reading.reply, &reading.body);
-        let mut all = Found::unreadable();
+        let mut all = Found { whole: outer.whole && outer.texts.len() <= MAX_NESTED, ..Found::unreadable() };
         for text in outer.texts.into_iter().take(MAX_NESTED) {
             let found = self.look.at(reading.reply, &Body::nested(text)).into_owned();
+            // A nested document that selects nothing passes no test.
+            all.whole &= found.whole && !found.texts.is_empty();
             all.texts.extend(found.texts);
             all.exists |= found.exists;
             all.readable |= found.readable;
@@ -171,12 +186,14 @@ impl Selector {
             ("regex", &config.regex),
             ("contains", &config.contains),
         ];
-        let mut named: Vec<(&str, &str)> = config.status.iter().map(|_| ("status", "")).collect();
+        let switches = [("status", config.status), ("body", config.body)];
+        let mut named: Vec<(&str, &str)> =
+            switches.iter().filter_map(|(key, given)| given.map(|_| (*key, ""))).collect();
         named.extend(texts.iter().filter_map(|(key, text)| Some((*key, text.as_deref()?))));
         let (key, text) = match named.as_slice() {
             [one] => *one,
             [] => {
-                let message = "has no selector: name status, header, json, xpath, form, regex or contains";
+                let message = "has no selector: name status, header, json, xpath, form, regex, contains or body";
                 faults.add(path, message);
                 return None;
             }
@@ -187,8 +204,10 @@ impl Selector {
                 return None;
             }
         };
-        if config.status == Some(false) {
-            faults.add(&format!("{path}.status"), "is false: write true to select the status");
+        for (key, given) in switches {
+            if given == Some(false) {
+                faults.add(&format!("{path}.{key}"), format!("is false: write true to select the {key}"));
+            }
         }
         // Both, so that neither hides the faults of the other.
         let look = Look::compile(&format!("{path}.{key}"), key, text, faults);
@@ -217,7 +236,7 @@ fn compile_inside(path: &str, config: &InsideConfig, key: &str, faults: &mut Fau
         ("xpath", DocumentKind::Xml)
         | ("json", DocumentKind::Json)
         | ("form", DocumentKind::Form)
-        | ("regex" | "contains", _) => {}
+        | ("regex" | "contains" | "body", _) => {}
         ("status" | "header", _) => {
             faults.add(path, format!("`{key}` stands outside the body: leave `inside` out"));
         }
@@ -236,12 +255,13 @@ fn compile_inside(path: &str, config: &InsideConfig, key: &str, faults: &mut Fau
 
 impl Look {
     fn compile(path: &str, key: &str, text: &str, faults: &mut Faults) -> Option<Self> {
-        if text.is_empty() && key != "status" {
+        if text.is_empty() && !matches!(key, "status" | "body") {
             faults.add(path, "is empty");
             return None;
         }
         let compiled = match key {
             "status" => Ok(Self::Status),
+            "body" => Ok(Self::Body),
             "header" if text.contains(|c: char| !c.is_ascii_graphic() || c == ':') => {
                 Err("is not the name of a header".to_owned())
             }
@@ -262,17 +282,24 @@ impl Look {
                 let same_name = reply.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name));
                 Found::texts(same_name.map(|(_, value)| Cow::Borrowed(value.trim())))
             }
-            Self::Json(path) => body.json().map_or_else(Found::unreadable, |value| json::select(path, value)),
+            Self::Json(path) => body.json().map_or_else(Found::unreadable, |all| all.select(path)),
             Self::Xpath(xpath) => body.xml().map_or_else(Found::unreadable, |doc| xml::select(xpath, doc)),
             Self::Form(name) => {
-                let pairs = form_urlencoded::parse(body.text().trim().as_bytes());
-                Found::texts(pairs.filter(|(key, _)| key == name).map(|(_, value)| value))
+                let text = trimmed(body.text());
+                let pairs = form_urlencoded::parse(text.as_bytes());
+                let found = Found::texts(pairs.filter(|(key, _)| key == name).map(|(_, value)| value));
+                // A page, a JSON document or nothing at all is no form from which a field is missing.
+                Found { readable: text.contains('=') && !text.starts_with(['<', '{', '[', '"']), ..found }
             }
             Self::Regex(regex) => {
                 Found::texts(regex.captures_iter(body.text()).take(MAX_MATCHES).filter_map(|found| {
                     let part = found.get(1).or_else(|| found.get(0))?;
                     Some(Cow::Borrowed(part.as_str()))
                 }))
+            }
+            Self::Body => {
+                let text = trimmed(body.text());
+                Found { exists: !text.is_empty(), ..Found::texts(std::iter::once(Cow::Borrowed(text))) }
             }
             Self::Contains(text) => {
                 let there = body.text().contains(text.as_str());

@@ -15,6 +15,9 @@ use lead_gateway::verdict::Rules;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+mod bodies;
+mod prices;
+
 // ---- helpers
 
 fn now() -> Timestamp {
@@ -366,7 +369,7 @@ fn a_price_counts_only_where_it_is_readable_and_not_negative() {
         ("-1", None),
         ("-0.01", None),
         ("12.345", None),
-        ("1,200.00", None),
+        ("1,200.00", Some(120_000)),
         ("1e3", None),
         ("free", None),
         ("", None),
