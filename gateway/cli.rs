@@ -54,6 +54,10 @@ enum Command {
     Check {
         /// A directory of *.toml files, or one file; by default the configured one.
         path: Option<PathBuf>,
+        /// Also judge the replies in DIR/CONTRACT/*.http (status line, headers, empty line, body) by the contract's rules
+        /// and show what they mean. A file whose name begins with a verdict, such as accepted-1.http, must be that.
+        #[arg(long, value_name = "DIR")]
+        replies: Option<PathBuf>,
     },
     /// Shows how files differ from the network in the store, and applies them.
     Apply {
@@ -140,7 +144,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     match cli.command {
         Command::Demo { once } => demo::run(once, cli.json).await,
         Command::Serve => serve::run(config()?).await,
-        Command::Check { path } => check::run(&config()?, path.as_deref(), cli.json),
+        Command::Check { path, replies } => check::run(&config()?, path.as_deref(), replies.as_deref(), cli.json),
         Command::Apply { path, dry_run, force, prune } => {
             apply::run(&config()?, &path, crate::app::apply::Flags { dry_run, force, prune }, cli.json).await
         }

@@ -25,6 +25,7 @@ mod layering;
 mod openapi;
 mod partner_stub;
 mod peers;
+mod receivers;
 mod render;
 mod repository;
 mod routing;
