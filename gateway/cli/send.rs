@@ -12,9 +12,10 @@ use crate::config::Config;
 use crate::directory::{Network, files};
 use crate::intake::{self, Format};
 use crate::model::delivery::Judgement;
-use crate::model::exchange::{Outgoing, Reply, Sent, Timings};
+use crate::model::exchange::{Outgoing, Reply, SendFaultKind, Sent, Timings};
 use crate::model::id::{DeliveryId, LeadId, SourceId};
 use crate::model::lead::Lead;
+use crate::model::secret::MASK;
 use crate::pipeline::{TokenExchange, authorise, deliver, request_for};
 
 /// The source in whose name a lead is rendered that no source has sent.
@@ -27,8 +28,12 @@ struct Prepared {
 }
 
 pub(super) fn render(config: &Config, contract: &str, lead: &Path, json: bool) -> anyhow::Result<bool> {
-    let prepared = prepare(config, contract, lead)?;
-    let outgoing = &prepared.outgoing;
+    let Prepared { network, contract, mut outgoing } = prepare(config, contract, lead)?;
+    if let Some(tokens) = network.contract(&contract).and_then(|entry| entry.tokens.as_ref()) {
+        // It is fetched when there is something to send; its place can be shown without.
+        outgoing.add_secret_header(tokens.header(), MASK, MASK);
+    }
+    let outgoing = &outgoing;
     if json {
         super::print_json(&request(outgoing))?;
     } else {
@@ -162,6 +167,9 @@ fn show_response(outgoing: &Outgoing, sent: &Sent) {
             let (headers, body) = visible_reply(outgoing, reply);
             println!("HTTP {} after {} ms", reply.status, sent.timings.total);
             show_message(&headers, &body);
+        }
+        Err(fault) if matches!(fault.kind, SendFaultKind::NotSent | SendFaultKind::NoToken) => {
+            println!("NOT SENT: {}\n", fault.message);
         }
         Err(fault) => println!("no reply after {} ms: {}\n", sent.timings.total, fault.message),
     }

@@ -108,6 +108,12 @@ impl TokenSource {
         Settings::compile(oauth2).map(|settings| Self { settings, state: Mutex::default() })
     }
 
+    /// The header that carries the token.
+    #[must_use]
+    pub fn header(&self) -> &str {
+        &self.settings.header
+    }
+
     /// Whether both ask the same of the same, so that the tokens of one serve the other.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
