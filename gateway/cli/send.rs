@@ -53,6 +53,8 @@ pub(super) async fn send(config: &Config, contract: &str, lead: &Path, json: boo
     };
     let outgoing = &outgoing;
     let judgement = entry.rules.judge(&sent.result, Clock::system().now());
+    let campaign = network.campaign(&entry.contract.campaign).context("the contract's campaign is gone")?;
+    let price = judgement.price.map(|price| price.display(campaign.campaign.currency));
     let token = authorisation.exchange.as_deref();
     if json {
         super::print_json(&json!({
@@ -65,6 +67,7 @@ pub(super) async fn send(config: &Config, contract: &str, lead: &Path, json: boo
             "reason": judgement.reason,
             "reference": judgement.reference,
             "redirect_url": judgement.redirect_url,
+            "price": price,
             "timings_ms": sent.timings,
             "request": request(outgoing),
             "response": response(outgoing, &sent),
@@ -76,7 +79,7 @@ pub(super) async fn send(config: &Config, contract: &str, lead: &Path, json: boo
         }
         show_request(outgoing);
         show_response(outgoing, &sent);
-        show_judgement(&judgement);
+        show_judgement(&judgement, price.as_deref());
     }
     Ok(judgement.verdict == crate::model::delivery::Verdict::Accepted)
 }
@@ -175,16 +178,19 @@ fn show_response(outgoing: &Outgoing, sent: &Sent) {
     }
 }
 
-fn show_judgement(judgement: &Judgement) {
+fn show_judgement(judgement: &Judgement, price: Option<&str>) {
     println!("verdict   {}", judgement.verdict);
     let explanation = &judgement.explanation;
     let place = explanation.selector.as_deref().map(|selector| format!(", {selector}")).unwrap_or_default();
     let found = explanation.found.as_deref().filter(|found| judgement.reason.as_deref() != Some(found));
     let found = found.map(|found| format!(", found `{found}`")).unwrap_or_default();
     println!("why       rule {}{place}{found} (class {})", explanation.rule, judgement.class);
-    for (name, value) in
-        [("reason", &judgement.reason), ("reference", &judgement.reference), ("redirect", &judgement.redirect_url)]
-    {
+    for (name, value) in [
+        ("reason", judgement.reason.as_deref()),
+        ("reference", judgement.reference.as_deref()),
+        ("price", price),
+        ("redirect", judgement.redirect_url.as_deref()),
+    ] {
         if let Some(value) = value {
             println!("{name:<9} {value}");
         }

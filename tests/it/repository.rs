@@ -1,16 +1,21 @@
 //! What the repository shows to people works: the shipped configuration, the sample network, the examples of the docs.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 
 use lead_gateway::config::Config;
 use lead_gateway::model::campaign::Campaign;
 use lead_gateway::model::contract::Contract;
+use lead_gateway::model::exchange::{Outgoing, Reply};
 use lead_gateway::model::partner::Partner;
 use lead_gateway::model::source::Source;
 use lead_gateway::render::Renderer;
 use lead_gateway::verdict::Rules;
 use serde::Deserialize;
+
+use crate::receivers;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -98,4 +103,181 @@ fn the_worked_examples_of_the_templates_page_work() {
 fn block<'t>(markdown: &'t str, language: &str) -> Option<&'t str> {
     let (_, rest) = markdown.split_once(&format!("```{language}\n"))?;
     rest.split_once("```").map(|(inside, _)| inside)
+}
+
+/// The fenced blocks of a language, each with what follows it.
+fn blocks<'t>(markdown: &'t str, language: &str) -> Vec<(&'t str, &'t str)> {
+    let fence = format!("```{language}\n");
+    markdown.split(fence.as_str()).skip(1).map(|part| part.split_once("```").unwrap()).collect()
+}
+
+/// `a=b%20c` as `a=b c`, a field a line.
+fn readable(request: &Outgoing) -> String {
+    let text = receivers::written(request);
+    if !text.contains("application/x-www-form-urlencoded") {
+        return text;
+    }
+    let mut bytes = Vec::new();
+    let mut rest = text.replace("\n&", "\n").replace('+', " ").into_bytes().into_iter();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next().unwrap(), rest.next().unwrap()];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+/// What stands in backticks behind a word, such as ``reason `over cap` ``.
+fn named<'t>(line: &'t str, word: &str) -> Option<&'t str> {
+    let (_, rest) = line.split_once(&format!("{word} `"))?;
+    rest.split('`').next()
+}
+
+#[test]
+fn every_recipe_gives_what_it_says() {
+    let page = text("docs/recipes.md");
+    let set = receivers::examples();
+    let head = "[[contract]]\nid = \"recipe\"\npartner = \"halcyon-finance\"\ncampaign = \"car-finance-uk\"\nprice = \"30.00\"\n";
+    let endpoint = "[contract.endpoint]\nmethod = \"post\"\nurl = \"https://partner.example/\"\nform = { id = \"{{delivery.id}}\" }\n";
+    let (mut requests, mut replies) = (0, 0);
+    for section in sections(&page) {
+        let section = section.as_str();
+        let title = section.lines().next().unwrap_or_default();
+        for (toml, _) in blocks(section, "toml") {
+            let endpoint = if toml.contains("[contract.endpoint]") { "" } else { endpoint };
+            let contract = resources(&format!("{head}{endpoint}{toml}")).contract.remove(0);
+            let campaign = &set.campaigns[&contract.campaign];
+            let template = block(section, "handlebars");
+            let renderer = Renderer::compile(&contract, campaign, &|_| template.map(str::to_owned))
+                .unwrap_or_else(|faults| panic!("{title}: {faults:#?}"));
+            assert_eq!(renderer.check(campaign), [], "{title}");
+            let request = receivers::request(&set, &contract, &renderer);
+            let (raw, decoded) = (receivers::written(&request), readable(&request));
+            let shown = block(section, "text").unwrap_or_default();
+            assert!(!shown.is_empty() || toml.contains("response]"), "{title} shows nothing");
+            for line in shown.lines() {
+                requests += 1;
+                let is_field = decoded != raw && !line.contains(": ") && !line.starts_with("GET ");
+                let is_there = if is_field { decoded.lines().any(|other| other == line) } else { raw.contains(line) };
+                assert!(is_there, "{title}: `{line}` is not in\n{decoded}");
+            }
+            let rules = Rules::compile(&contract.endpoint, campaign.currency)
+                .unwrap_or_else(|faults| panic!("{title}: {faults:#?}"));
+            for (reply, rest) in blocks(section, "http") {
+                replies += 1;
+                let outcome = rest.trim_start().lines().next().unwrap();
+                let judgement = rules.judge(&Ok(as_reply(reply)), "2026-11-21T09:30:00Z".parse().unwrap());
+                assert_eq!(Some(judgement.verdict.as_str()), named(outcome, "→"), "{title}: {reply}");
+                assert_eq!(judgement.reference.as_deref(), named(outcome, "reference"), "{title}: {reply}");
+                assert_eq!(judgement.redirect_url.as_deref(), named(outcome, "redirect"), "{title}: {reply}");
+                let price = judgement.price.map(|price| price.display(campaign.currency));
+                assert_eq!(price.as_deref(), named(outcome, "price"), "{title}: {reply}");
+                if let Some(reason) = named(outcome, "reason") {
+                    assert_eq!(judgement.reason.as_deref(), Some(reason), "{title}: {reply}");
+                }
+            }
+        }
+    }
+    assert!(requests > 50 && replies > 20, "{requests} lines and {replies} replies were tried");
+}
+
+fn as_reply(text: &str) -> Reply {
+    let (head, body) = text.split_once("\n\n").unwrap_or((text.trim_end(), ""));
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines.map(|line| line.split_once(": ").unwrap()).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    Reply { status, headers, body: body.trim_end().to_owned().into() }
+}
+
+#[test]
+fn every_link_of_the_docs_to_a_heading_leads_to_one() {
+    let pages = ["first-partner.md", "recipes.md", "templates.md", "delivery-states.md", "http.md", "operations.md"];
+    let anchors: BTreeMap<&str, Vec<String>> =
+        pages.iter().map(|page| (*page, anchors(&text(&format!("docs/{page}"))))).collect();
+    for page in pages {
+        for target in text(&format!("docs/{page}")).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            if target.contains("://") {
+                continue;
+            }
+            let file = if file.is_empty() { page } else { file };
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(file);
+            assert!(path.exists(), "{page}: there is no {file}");
+            if let (Some(anchors), false) = (anchors.get(file), anchor.is_empty()) {
+                assert!(anchors.iter().any(|known| known == anchor), "{page}: {target} leads nowhere");
+            }
+        }
+    }
+}
+
+/// What stands below each heading of any level, the heading first.
+fn sections(markdown: &str) -> Vec<String> {
+    let mut sections = vec![String::new()];
+    let mut in_block = false;
+    for line in markdown.lines() {
+        in_block ^= line.starts_with("```");
+        if !in_block && line.starts_with('#') {
+            sections.push(String::new());
+        }
+        sections.last_mut().unwrap().extend([line, "\n"]);
+    }
+    sections
+}
+
+/// The anchors that a page's headings have where Markdown is shown as HTML.
+fn anchors(markdown: &str) -> Vec<String> {
+    let sections = sections(markdown);
+    let headings = sections.iter().filter_map(|section| section.lines().next().filter(|line| line.starts_with('#')));
+    let slug = |line: &str| {
+        let title = line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        title.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).collect()
+    };
+    headings.map(slug).collect()
+}
+
+/// Whether a command can be run here.
+fn can(command: &str) -> bool {
+    Command::new(command).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// The commands of the page, one after another, in an empty directory; the lines that it shows must come.
+#[test]
+fn the_way_to_a_first_partner_works_as_it_is_written() {
+    if !can("python3") || !can("curl") {
+        eprintln!("skipped: python3 and curl play the partner and the source (apt-get install python3 curl)");
+        return;
+    }
+    let page = text("docs/first-partner.md");
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (ours, theirs) = (free(), free());
+    let with_ports = |text: &str| {
+        let port = theirs.rsplit(':').next().unwrap();
+        text.replace("127.0.0.1:8080", &ours).replace("127.0.0.1:9000", &theirs).replace("9000)", &format!("{port})"))
+    };
+    let commands: Vec<&str> = blocks(&page, "sh").into_iter().map(|(block, _)| block).collect();
+    let script =
+        format!("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{}", with_ports(&commands.join("\n")));
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Path::new(env!("CARGO_BIN_EXE_gateway")).parent().unwrap().display().to_string();
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(dir.path())
+        .env("PATH", format!("{gateway}:{}", std::env::var("PATH").unwrap()))
+        .env("GATEWAY__SERVER__LISTEN", &ours)
+        .env("no_proxy", "*")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    let mut seen = 0;
+    for (shown, _) in blocks(&page, "text") {
+        for line in with_ports(shown).lines().filter(|line| !line.is_empty()) {
+            seen += 1;
+            assert!(told.contains(line), "`{line}` did not come:\n{told}");
+        }
+    }
+    assert!(seen > 20, "{seen} lines");
 }
