@@ -700,9 +700,15 @@ pub struct Rule {
     /// Selects by RFC 9535 JSONPath.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub json: Option<String>,
-    /// Selects by XPath; unprefixed names match any namespace.
+    /// Selects by XPath in XML or an HTML page; unprefixed names match any namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xpath: Option<String>,
+    /// Selects elements of an HTML page by CSS selector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub css: Option<String>,
+    /// This attribute of the elements that `css` selects, instead of their text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attribute: Option<String>,
     /// Selects a field of a form-encoded body.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub form: Option<String>,
@@ -757,6 +763,12 @@ pub struct Inside {
     /// Selects by XPath.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub xpath: Option<String>,
+    /// Selects elements of an HTML page by CSS selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub css: Option<String>,
+    /// This attribute of the elements that `css` selects, instead of their text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attribute: Option<String>,
     /// Selects a field of a form-encoded body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub form: Option<String>,
@@ -774,6 +786,8 @@ pub struct Inside {
 pub enum DocumentKind {
     /// XML.
     Xml,
+    /// An HTML page, or a piece of one.
+    Html,
     /// JSON.
     Json,
     /// Form-encoded.

@@ -5,7 +5,7 @@ use oxml::{Document, NodeId};
 
 use crate::model::contract::Method;
 
-use super::select::Reading;
+use super::select::{Reading, UNDECLARED};
 
 /// SOAP 1.1 and 1.2 envelopes.
 const NAMESPACES: [&str; 2] = ["http://schemas.xmlsoap.org/soap/envelope/", "http://www.w3.org/2003/05/soap-envelope"];
@@ -39,10 +39,14 @@ pub(super) fn find(reading: &Reading<'_>, method: Method) -> Option<SoapFault> {
     if !reading.body().text().contains("Fault") {
         return None;
     }
-    let doc = reading.body().xml()?;
+    reading.body().xml()?.documents.iter().find_map(|doc| find_in(doc, method))
+}
+
+fn find_in(doc: &Document, method: Method) -> Option<SoapFault> {
     let root = doc.root_element()?;
     let name = doc.element_name(root)?;
-    let known = name.namespace.as_deref().is_some_and(|uri| NAMESPACES.contains(&uri));
+    // A prefix without its declaration is a SOAP stack's own mistake.
+    let known = name.namespace.as_deref().is_some_and(|uri| NAMESPACES.contains(&uri) || uri == UNDECLARED);
     if !known && !method.is_soap() {
         return None;
     }

@@ -15,9 +15,15 @@ use crate::model::exchange::Reply;
 
 use super::rules::Faults;
 
+mod css;
+mod html;
 mod json;
+mod repair;
 mod text;
 mod xml;
+
+pub(super) use self::repair::UNDECLARED;
+pub(super) use self::xml::Tree;
 
 /// A larger body, or nested document, is not parsed; `regex` and `contains` still read it.
 const MAX_DOCUMENT_BYTES: usize = 4 << 20;
@@ -51,26 +57,28 @@ pub(super) struct Body<'r> {
     source: Source<'r>,
     text: OnceCell<Cow<'r, str>>,
     json: OnceCell<Option<json::Documents>>,
-    xml: OnceCell<Option<oxml::Document>>,
+    xml: OnceCell<Option<Tree>>,
+    html: OnceCell<Option<Tree>>,
 }
 
 #[derive(Default)]
 enum Source<'r> {
     Reply(&'r Reply),
-    /// The text stands in `Body::text` from the start.
+    /// The text stands in `Body::text` from the start, and the rule says what it is.
+    Nested(DocumentKind),
     #[default]
-    Text,
+    Nothing,
 }
 
 impl<'r> Body<'r> {
-    fn nested(text: Cow<'r, str>) -> Self {
-        Self { text: OnceCell::from(text), ..Self::default() }
+    fn nested(text: Cow<'r, str>, kind: DocumentKind) -> Self {
+        Self { source: Source::Nested(kind), text: OnceCell::from(text), ..Self::default() }
     }
 
     pub(super) fn text(&self) -> &str {
         self.text.get_or_init(|| match self.source {
             Source::Reply(reply) => text::decode(&reply.body, reply.header("content-type")),
-            Source::Text => Cow::default(),
+            Source::Nested(_) | Source::Nothing => Cow::default(),
         })
     }
 
@@ -83,8 +91,42 @@ impl<'r> Body<'r> {
         self.json.get_or_init(|| json::parse(self.parsable()?)).as_ref()
     }
 
-    pub(super) fn xml(&self) -> Option<&oxml::Document> {
-        self.xml.get_or_init(|| xml::parse(self.parsable()?)).as_ref()
+    /// The body as XML, but not a page that says it is HTML, even where it is well-formed: one partner's page is and the
+    /// next is not, and rules must read both alike.
+    pub(super) fn xml(&self) -> Option<&Tree> {
+        let parse = || self.parsable().filter(|text| !html::is_page(text)).and_then(Tree::of_xml);
+        self.xml.get_or_init(parse).as_ref()
+    }
+
+    fn html(&self) -> Option<&Tree> {
+        self.html.get_or_init(|| Tree::of_html(self.parsable()?)).as_ref()
+    }
+
+    /// Whether HTML is to be expected where it does not look like it.
+    fn is_called_html(&self) -> bool {
+        match self.source {
+            Source::Reply(reply) => {
+                reply.header("content-type").is_some_and(|kind| kind.to_ascii_lowercase().contains("html"))
+            }
+            Source::Nested(kind) => kind == DocumentKind::Html,
+            Source::Nothing => false,
+        }
+    }
+
+    fn by_xpath(&self, xpath: &XPath) -> Found<'_> {
+        if matches!(self.source, Source::Nested(DocumentKind::Html)) {
+            return self.by_css(xpath);
+        }
+        if let Some(tree) = self.xml() {
+            return tree.select(xpath, false);
+        }
+        let is_html = self.is_called_html() || self.parsable().is_some_and(html::is_page);
+        let page = if is_html { self.html() } else { None };
+        page.map_or_else(Found::unreadable, |page| page.select(xpath, true))
+    }
+
+    fn by_css(&self, xpath: &XPath) -> Found<'_> {
+        self.html().map_or_else(Found::unreadable, |page| page.select(xpath, false))
     }
 }
 
@@ -127,6 +169,13 @@ impl<'b> Found<'b> {
         Self { exists: !texts.is_empty(), texts, readable: true, whole }
     }
 
+    /// Adds what was found in another document of the same body.
+    fn add(&mut self, more: Self) {
+        self.whole &= more.whole;
+        self.exists |= more.exists;
+        self.texts.extend(more.texts);
+    }
+
     fn into_owned(self) -> Found<'static> {
         let texts = self.texts.into_iter().map(|text| Cow::Owned(text.into_owned())).collect();
         Found { texts, exists: self.exists, readable: self.readable, whole: self.whole }
@@ -136,7 +185,7 @@ impl<'b> Found<'b> {
 /// Where to look.
 #[derive(Debug)]
 pub(super) struct Selector {
-    inside: Option<Look>,
+    inside: Option<(Look, DocumentKind)>,
     look: Look,
     /// For explanations, such as `json $.code`.
     label: String,
@@ -148,6 +197,8 @@ enum Look {
     Header(String),
     Json(Box<JsonPath>),
     Xpath(Box<XPath>),
+    /// Written as XPath.
+    Css(Box<XPath>),
     Form(String),
     Regex(Regex),
     Contains(String),
@@ -161,13 +212,13 @@ impl Selector {
     }
 
     pub(super) fn select<'r>(&self, reading: &'r Reading<'_>) -> Found<'r> {
-        let Some(inside) = &self.inside else {
+        let Some((inside, kind)) = &self.inside else {
             return self.look.at(reading.reply, &reading.body);
         };
         let outer = inside.at(reading.reply, &reading.body);
         let mut all = Found { whole: outer.whole && outer.texts.len() <= MAX_NESTED, ..Found::unreadable() };
         for text in outer.texts.into_iter().take(MAX_NESTED) {
-            let found = self.look.at(reading.reply, &Body::nested(text)).into_owned();
+            let found = self.look.at(reading.reply, &Body::nested(text, *kind)).into_owned();
             // A nested document that selects nothing passes no test.
             all.whole &= found.whole && !found.texts.is_empty();
             all.texts.extend(found.texts);
@@ -182,6 +233,7 @@ impl Selector {
             ("header", &config.header),
             ("json", &config.json),
             ("xpath", &config.xpath),
+            ("css", &config.css),
             ("form", &config.form),
             ("regex", &config.regex),
             ("contains", &config.contains),
@@ -193,7 +245,7 @@ impl Selector {
         let (key, text) = match named.as_slice() {
             [one] => *one,
             [] => {
-                let message = "has no selector: name status, header, json, xpath, form, regex, contains or body";
+                let message = "has no selector: name status, header, json, xpath, css, form, regex, contains or body";
                 faults.add(path, message);
                 return None;
             }
@@ -210,30 +262,46 @@ impl Selector {
             }
         }
         // Both, so that neither hides the faults of the other.
-        let look = Look::compile(&format!("{path}.{key}"), key, text, faults);
+        let attribute = config.attribute.as_deref();
+        let look = Look::compile(&format!("{path}.{key}"), key, text, attribute, faults);
         let inside =
             config.inside.as_ref().map(|inside| compile_inside(&format!("{path}.inside"), inside, key, faults));
-        let label = if text.is_empty() { key.to_owned() } else { format!("{key} {text}") };
+        let label = label(key, text, attribute);
         match inside {
             None => Some(Self { inside: None, look: look?, label }),
             Some(inside) => {
                 let (inside, outer) = inside?;
-                Some(Self { inside: Some(inside), look: look?, label: format!("{label} inside {outer}") })
+                let kind = config.inside.as_ref().map_or(DocumentKind::Text, |inside| inside.kind);
+                Some(Self { inside: Some((inside, kind)), look: look?, label: format!("{label} inside {outer}") })
             }
         }
     }
+}
+
+/// A selector in the words of the configuration, shortly: `css input[name=code] @value`.
+fn label(key: &str, text: &str, attribute: Option<&str>) -> String {
+    let mut label = key.to_owned();
+    for (part, mark) in [(text, " "), (attribute.unwrap_or_default(), " @")] {
+        if !part.is_empty() {
+            label.push_str(mark);
+            label.push_str(part);
+        }
+    }
+    label
 }
 
 /// The selector of the nested document, and its label.
 fn compile_inside(path: &str, config: &InsideConfig, key: &str, faults: &mut Faults) -> Option<(Look, String)> {
     let as_word = match config.kind {
         DocumentKind::Xml => "xml",
+        DocumentKind::Html => "html",
         DocumentKind::Json => "json",
         DocumentKind::Form => "form",
         DocumentKind::Text => "text",
     };
     match (key, config.kind) {
-        ("xpath", DocumentKind::Xml)
+        ("xpath", DocumentKind::Xml | DocumentKind::Html)
+        | ("css", DocumentKind::Html)
         | ("json", DocumentKind::Json)
         | ("form", DocumentKind::Form)
         | ("regex" | "contains" | "body", _) => {}
@@ -242,19 +310,29 @@ fn compile_inside(path: &str, config: &InsideConfig, key: &str, faults: &mut Fau
         }
         _ => faults.add(path, format!("`{key}` does not read a nested document that is `as = \"{as_word}\"`")),
     }
-    let outer = [("json", &config.json), ("xpath", &config.xpath), ("form", &config.form), ("regex", &config.regex)];
+    let outer = [
+        ("json", &config.json),
+        ("xpath", &config.xpath),
+        ("css", &config.css),
+        ("form", &config.form),
+        ("regex", &config.regex),
+    ];
     let named: Vec<_> = outer.iter().filter_map(|(key, text)| Some((*key, text.as_deref()?))).collect();
     if let [(key, text)] = named.as_slice() {
-        let look = Look::compile(&format!("{path}.{key}"), key, text, faults)?;
-        Some((look, format!("{key} {text} as {as_word}")))
+        let attribute = config.attribute.as_deref();
+        let look = Look::compile(&format!("{path}.{key}"), key, text, attribute, faults)?;
+        Some((look, format!("{} as {as_word}", label(key, text, attribute))))
     } else {
-        faults.add(path, "needs exactly one of json, xpath, form and regex to find the nested document");
+        faults.add(path, "needs exactly one of json, xpath, css, form and regex to find the nested document");
         None
     }
 }
 
 impl Look {
-    fn compile(path: &str, key: &str, text: &str, faults: &mut Faults) -> Option<Self> {
+    fn compile(path: &str, key: &str, text: &str, attribute: Option<&str>, faults: &mut Faults) -> Option<Self> {
+        if attribute.is_some() && key != "css" {
+            faults.add(path, "has no use for `attribute`, which stands beside `css` alone: leave it out");
+        }
         if text.is_empty() && !matches!(key, "status" | "body") {
             faults.add(path, "is empty");
             return None;
@@ -268,6 +346,9 @@ impl Look {
             "header" => Ok(Self::Header(text.to_owned())),
             "json" => json::compile(text).map(|path| Self::Json(Box::new(path))),
             "xpath" => xml::compile(text).map(|xpath| Self::Xpath(Box::new(xpath))),
+            "css" => css::to_xpath(text, attribute)
+                .and_then(|xpath| xml::compile(&xpath))
+                .map(|xpath| Self::Css(Box::new(xpath))),
             "form" => Ok(Self::Form(text.to_owned())),
             "regex" => Regex::new(text).map(Self::Regex).map_err(|error| format!("is no regular expression: {error}")),
             _ => Ok(Self::Contains(text.to_owned())),
@@ -283,7 +364,8 @@ impl Look {
                 Found::texts(same_name.map(|(_, value)| Cow::Borrowed(value.trim())))
             }
             Self::Json(path) => body.json().map_or_else(Found::unreadable, |all| all.select(path)),
-            Self::Xpath(xpath) => body.xml().map_or_else(Found::unreadable, |doc| xml::select(xpath, doc)),
+            Self::Xpath(xpath) => body.by_xpath(xpath),
+            Self::Css(xpath) => body.by_css(xpath),
             Self::Form(name) => {
                 let text = trimmed(body.text());
                 let pairs = form_urlencoded::parse(text.as_bytes());

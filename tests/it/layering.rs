@@ -44,6 +44,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("handlebars", &["render"]),
     ("serde_json_path", &["verdict"]),
+    ("oxml", &["verdict"]),
+    ("html5ever", &["verdict/select"]),
     ("clap", &["cli"]),
     ("axum", &["api", "app/control.rs", "cli/demo", "web"]),
 ];

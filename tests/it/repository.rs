@@ -7,7 +7,7 @@ use std::process::Command;
 
 use lead_gateway::config::Config;
 use lead_gateway::model::campaign::Campaign;
-use lead_gateway::model::contract::Contract;
+use lead_gateway::model::contract::{Contract, Endpoint};
 use lead_gateway::model::exchange::{Outgoing, Reply};
 use lead_gateway::model::partner::Partner;
 use lead_gateway::model::source::Source;
@@ -97,6 +97,45 @@ fn the_worked_examples_of_the_templates_page_work() {
             named.into_iter().zip(block(section, "handlebars").map(str::to_owned)).collect();
         try_out(&contract, &|name| template.get(name).cloned());
     }
+}
+
+#[test]
+fn the_table_of_replies_and_rules_says_what_happens() {
+    let page = text("docs/templates.md");
+    let (_, table) = page.split_once("\n## Replies and rules, row by row\n").unwrap();
+    let rows = table.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let rows: Vec<[String; 3]> = rows.take_while(|line| line.starts_with('|')).map(cells).collect();
+    assert!(rows.len() >= 40, "{} rows", rows.len());
+    for [shown, rule, result] in rows {
+        let endpoint = format!("method = \"post\"\nurl = \"https://partner.example/\"\n[response]\n{rule}\n");
+        let endpoint: Endpoint = toml::from_str(&endpoint).unwrap_or_else(|error| panic!("{rule}: {error}"));
+        let gbp = "GBP".parse().unwrap();
+        let rules = Rules::compile(&endpoint, gbp).unwrap_or_else(|faults| panic!("{rule}: {faults:?}"));
+        let (headers, body) = match shown.split_once(": ") {
+            Some((name, value)) if rule.contains("header =") => (vec![(name.to_owned(), value.to_owned())], ""),
+            _ if shown == "(empty)" => (Vec::new(), ""),
+            _ => (Vec::new(), shown.as_str()),
+        };
+        let body = body.replace('⏎', "\n").into();
+        let judgement = rules.judge(&Ok(Reply { status: 200, headers, body }), jiff::Timestamp::UNIX_EPOCH);
+        let found = match rule.split_once(" = ").unwrap().0 {
+            "reason" => judgement.reason,
+            "reference" => judgement.reference,
+            "price" => judgement.price.map(|price| price.display(gbp)),
+            _ => Some(judgement.verdict.to_string()),
+        };
+        assert_eq!(found.as_deref().unwrap_or("–"), result, "{shown} with {rule}");
+    }
+}
+
+/// The cells of a table's row; what is code without its back ticks, `\|` as `|`.
+fn cells(row: &str) -> [String; 3] {
+    let row = row.replace("\\|", "\u{0}");
+    let cells = row.trim_matches('|').split('|').map(|cell| {
+        let cell = cell.trim();
+        cell.strip_prefix('`').and_then(|code| code.strip_suffix('`')).unwrap_or(cell).replace('\u{0}', "|")
+    });
+    cells.collect::<Vec<_>>().try_into().unwrap()
 }
 
 /// The first fenced block of a language.

@@ -16,6 +16,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 mod bodies;
+mod broken;
+mod pages;
 mod prices;
 use crate::receivers;
 
@@ -533,6 +535,13 @@ fn each_kind_of_fault_is_found() {
         ("{ xpath = 'count()' }", ".xpath"),
         ("{ xpath = '//:a' }", ".xpath"),
         ("{ xpath = '' }", ".xpath"),
+        ("{ css = '' }", ".css"),
+        ("{ css = 'a >' }", ".css"),
+        ("{ css = 'a[b' }", ".css"),
+        ("{ css = 'a:hover' }", ".css"),
+        ("{ css = 'a', attribute = 'b c' }", ".css"),
+        ("{ xpath = '//a', attribute = 'b' }", ".xpath"),
+        ("{ css = 'a', inside = { json = '$.a', as = 'xml' } }", ".inside"),
         ("{ json = '$.a', one_of = [] }", ".one_of"),
         ("{ json = '$.a', exists = false, equals = 1 }", ".exists"),
         ("{ all = [] }", ".all"),
@@ -562,18 +571,38 @@ duplicate = [
 accepted = [
     { xpath = "//a", equals = "never", inside = { xpath = "//a", as = "xml" } },
     { json = "$.a", equals = "never", inside = { regex = "\\{.*", as = "json" } },
+    { css = "a a[b] > *, a ~ a:not([b]):nth-child(even), #a", equals = "never" },
+    { css = "*", attribute = "b", equals = "never", every = true },
+    { css = "a", equals = "never", inside = { css = "a", as = "html" } },
+    { xpath = "//a", equals = "never", inside = { xpath = "//a", as = "html" } },
+    { json = "$..*", equals = "never", every = true },
+    { body = true, equals = "never" },
     { form = "a", equals = "never" },
     { header = "a", equals = "never" },
     { regex = "(a|b)*c$", equals = "never" },
     { contains = "never ever" },
     { status = true, equals = "never" },
 ]
-reason = { xpath = "//*" }
+reason = [{ xpath = "//*" }, { css = "*" }]
 reference = { json = "$..*" }
 redirect_url = { regex = "(?s).*" }
-price = { form = "a" }
+price = [{ form = "a" }, { body = true, decimal = "," }]
 "#,
     )
+}
+
+/// Elements that a browser opens again in every new paragraph, no two alike.
+fn formats(count: usize) -> String {
+    numbered(count, "<p><b aN>")
+}
+
+fn names(count: usize) -> String {
+    numbered(count, "aN ")
+}
+
+/// The text as often as asked for, each with its own number for `N`.
+fn numbered(count: usize, text: &str) -> String {
+    (0..count).map(|n| text.replace('N', &n.to_string())).collect::<Vec<_>>().concat()
 }
 
 #[test]
@@ -598,6 +627,31 @@ fn hostile_bodies_cost_bounded_time_and_stack() {
         ("an open comment", format!("<a><!--{}", "-".repeat(1 << 18))),
         ("an open tag", format!("<a {}", "b".repeat(1 << 18))),
         ("zeros", "\0".repeat(1 << 18)),
+        ("an HTML depth bomb", format!("<html>{}", "<div>".repeat(200_000))),
+        ("a closed HTML depth bomb", format!("<html>{}{}</html>", "<i>".repeat(50_000), "</i>".repeat(50_000))),
+        (
+            "formatting that every paragraph opens anew",
+            format!("<html>{}{}</html>", formats(2_000), "<p>x".repeat(50_000)),
+        ),
+        ("formatting that crosses", format!("<html>{}</html>", "<a><b><p></a>".repeat(20_000))),
+        ("foster parents", format!("<html><table>{}</table></html>", "<a>x<tr>y".repeat(20_000))),
+        ("an HTML tag of many attributes", format!("<html><a {}></html>", names(150_000))),
+        ("HTML attributes in every way", format!("<html><a {}></html>", "b=\"c\"d='e'f=g/".repeat(50_000))),
+        ("forms in tables in forms", format!("<html>{}</html>", "<table><form><td>".repeat(20_000))),
+        ("selects", format!("<html>{}</html>", "<select><option><table>".repeat(20_000))),
+        ("end tags alone", format!("<html>{}</html>", "</p></br></x>".repeat(50_000))),
+        ("a wide page", format!("<html>{}</html>", "<a b=c>".repeat(9_000).replace("<a", "</a><a"))),
+        ("a page of white space", format!("<html><a>{}</a></html>", " ".repeat(1 << 20))),
+        ("templates", format!("<html>{}</html>", "<template>".repeat(50_000))),
+        ("two hundred roots", "<a>t</a>".repeat(200)),
+        ("ampersands", format!("<a>{}</a><a/>", "&".repeat(1 << 19))),
+        ("references that are none", format!("<a>{}</a><a/>", "&#x110000;&nosuch;&#;".repeat(1 << 15))),
+        ("undeclared prefixes", format!("<a>{}</a>", numbered(19_000, "<pN:a/>"))),
+        ("a deep document without end tags", format!("x{}", "<a b=c>".repeat(100_000))),
+        ("many documents of JSON", "{\"a\":1.0}\n".repeat(100_000)),
+        ("numbers of JSON", format!("[{}1.0]", "1.00,".repeat(400_000))),
+        ("JSONP of brackets", format!("{}(", "a[".repeat(100_000))),
+        ("a long number", format!("{{\"a\":{}.0}}", "1".repeat(1 << 20))),
     ];
     let rules = every_selector();
     // On the small stack that a worker thread has.
@@ -628,14 +682,16 @@ proptest! {
     fn no_bytes_make_judging_panic(
         body in prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..300),
+            "(<[?!/]?(a|b|p|td|table|form|select|html|svg|template|script|a:b|!--|!\\[CDATA\\[|doctype html)?[ a=:'\"/-]{0,3}>?|\\PC){0,40}".prop_map(String::into_bytes),
             "(<\\??/?a?[!:a ='\"-]{0,3}>?|&#?x?[0-9a]{0,3};?|[\\[\\]{}\",:0a ]|\\PC){0,60}".prop_map(String::into_bytes),
         ],
         lead_in in prop::sample::select(vec![
             &b""[..], b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"<?xml version='1.0' encoding='utf-16'?>",
-            b"<?xml version='1.0' encoding='shift_jis'?>", b"<a>", b"{\"a\":",
+            b"<?xml version='1.0' encoding='shift_jis'?>", b"<a>", b"{\"a\":", b"<html>",
+            b"<!doctype html><body>", b"cb({\"a\":1.0", b"\xff\xfe\0\0",
         ]),
         status in any::<u16>(),
-        content_type in "\\PC{0,20}|text/xml; ?charset=\"?(utf-16|koi8-r|x)\"?",
+        content_type in "\\PC{0,20}|text/html|text/xml; ?charset=\"?(utf-16|koi8-r|x)\"?",
         retry_after in "\\PC{0,10}|[0-9]{1,30}",
     ) {
         let body = [lead_in, &body].concat();
@@ -647,13 +703,14 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_compiling_panic(text in "\\PC{0,40}|[$@.\\[\\]()*:/'\"a0 =<>|?-]{0,30}") {
-        let mut endpoint = endpoint("post", "accepted = [{ json = 'x' }, { xpath = 'x' }, { regex = 'x' }, { header = 'x' }]");
+    fn no_text_makes_compiling_panic(text in "[a#.*>+~ =:()\\[\\]'\"|^$,\\\\ni0]{0,30}|\\PC{0,40}|[$@.\\[\\]()*:/'\"a0 =<>|?-]{0,30}") {
+        let mut endpoint = endpoint("post", "accepted = [{ json = 'x' }, { xpath = 'x' }, { regex = 'x' }, { header = 'x' }, { css = 'x' }]");
         let list = &mut endpoint.response.accepted.as_mut().unwrap().0;
         list[0].json = Some(text.clone());
         list[1].xpath = Some(text.clone());
         list[2].regex = Some(text.clone());
-        list[3].header = Some(text);
+        list[3].header = Some(text.clone());
+        list[4].css = Some(text);
         if let Err(faults) = Rules::compile(&endpoint, gbp()) {
             prop_assert!(faults.iter().all(|fault| fault.path.starts_with("response.accepted[")));
         }

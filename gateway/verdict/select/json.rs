@@ -80,7 +80,8 @@ impl Documents {
         if numbers.len() == tokens.len() {
             for (value, token) in numbers.into_iter().zip(tokens) {
                 let plain = token.len() < 18 && token.bytes().all(|byte| byte.is_ascii_digit());
-                if !plain && value.to_string() != token {
+                let usual = if plain { token.to_owned() } else { value.to_string() };
+                if usual != token {
                     as_written.insert(address(value), token.to_owned());
                 }
             }
