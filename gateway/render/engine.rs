@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use handlebars::{
     Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext, RenderError, RenderErrorReason,
     Renderable, ScopedJson, Template,
@@ -16,7 +18,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
-use super::escape::Format;
+use super::escape::{Encode, Format, cdata};
 use super::helpers::{Args, Function, Gives, HELPERS, SIGNATURE, Spec, text_of};
 use super::wellformed::{self, Xml};
 use crate::model::id::DeliveryId;
@@ -339,7 +341,7 @@ impl HelperDef for Scenic<'_> {
 }
 
 /// `{{#nested "xml"}}…{{/nested}}`: its content through the inner format's registry, the result escaped by the outer
-/// one. White space around a document means nothing, and is left out.
+/// one, or encoded.
 struct Nested {
     masking: bool,
 }
@@ -363,16 +365,32 @@ impl HelperDef for Nested {
         if let Some(content) = helper.template() {
             content.render(registry(format, self.masking), context, local, &mut inner)?;
         }
-        let text = if format == Format::Text { inner.0.as_str() } else { inner.0.trim() };
+        let text = match format {
+            Format::Json => wellformed::without_trailing_commas(&inner.0).0,
+            _ => inner.0.as_str().into(),
+        };
         if !self.masking {
             match format {
-                Format::Xml => wellformed::xml(text, Xml::Fragment),
-                Format::Json => wellformed::json(text),
+                Format::Xml => wellformed::xml(&text, Xml::Nested),
+                Format::Json => wellformed::json(&text),
                 _ => Ok(()),
             }
             .map_err(|broken| fault(&broken.message))?;
         }
-        out.write(&outer.get_escape_fn()(text))?;
+        let encode = helper.hash_get("encode").and_then(|word| Encode::named(&text_of(word.value())));
+        let encoded = match encode {
+            None => text,
+            Some(Encode::CData) => {
+                out.write(&cdata(&text))?;
+                return Ok(());
+            }
+            // What holds something masked is masked as a whole: nobody could read the mask in it.
+            Some(_) if self.masking && text.contains(MASK) => MASK.into(),
+            Some(Encode::Base64) => STANDARD.encode(text.as_bytes()).into(),
+            Some(Encode::Base64Url) => URL_SAFE_NO_PAD.encode(text.as_bytes()).into(),
+            Some(Encode::Hex) => hex::encode(text.as_bytes()).into(),
+        };
+        out.write(&outer.get_escape_fn()(&encoded))?;
         Ok(())
     }
 }

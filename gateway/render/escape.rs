@@ -57,6 +57,36 @@ impl Format {
     }
 }
 
+/// How a nested text is written where the outer format's own escapes are not what the partner wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encode {
+    Base64,
+    Base64Url,
+    Hex,
+    /// As CDATA sections, in XML text.
+    CData,
+}
+
+impl Encode {
+    pub(super) fn named(word: &str) -> Option<Self> {
+        Some(match word {
+            "base64" => Self::Base64,
+            "base64url" => Self::Base64Url,
+            "hex" => Self::Hex,
+            "cdata" => Self::CData,
+            _ => return None,
+        })
+    }
+}
+
+/// `text` in CDATA sections, so that a parser reads it again. The end mark is divided between two sections, and a CR,
+/// which a parser would take for a line break (XML 1.0, section 2.11), stands between them as a reference.
+pub(super) fn cdata(text: &str) -> String {
+    let carried: String = text.chars().filter(|c| is_xml_char(*c)).collect();
+    let inside = carried.replace("]]>", "]]]]><![CDATA[>").replace('\r', "]]>&#13;<![CDATA[");
+    format!("<![CDATA[{inside}]]>")
+}
+
 /// Everything but RFC 3986's unreserved characters.
 const URL_COMPONENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::TemplateFault;
 use super::engine::PARTIAL;
-use super::escape::Format;
+use super::escape::{Encode, Format};
 use super::helpers::{self, COMPUTED_KEY, Function, Gives, Literals, SIGNATURE};
 use super::position::Place;
 use super::scope::{Kind, SECRET, Scope, Scopes, Shape, Uses, unknown};
@@ -397,16 +397,37 @@ impl Walk<'_, '_> {
     }
 
     fn nested(&mut self, block: &mut HelperTemplate, place: Place) -> Place {
-        let format = match (block.params.as_slice(), block.hash.is_empty(), block.inverse.is_none()) {
-            ([Parameter::Literal(Json::String(word))], true, true) => Format::nested(word),
+        let format = match (block.params.as_slice(), block.inverse.is_none()) {
+            ([Parameter::Literal(Json::String(word))], true) => Format::nested(word),
             _ => None,
         };
         let Some(format) = format else {
             self.fault("`{{#nested …}}` takes one of \"xml\", \"json\", \"form\", \"html\", \"text\"");
             return place;
         };
-        if let Some(why) = place.refuses() {
-            self.fault(format!("the nested text {why}"));
+        let encode = match block.hash.iter().map(|(name, value)| (name.as_str(), literal(value))).collect::<Vec<_>>()[..]
+        {
+            [] => Ok(None),
+            [("encode", Some(Json::String(word)))] => Encode::named(word).map(Some).ok_or(()),
+            _ => Err(()),
+        };
+        match encode {
+            Err(()) => {
+                self.fault("`{{#nested …}}` has one option: encode=\"base64\", \"base64url\", \"hex\" or \"cdata\"")
+            }
+            Ok(Some(Encode::CData)) if self.format != Format::Xml || place != Place::Content => {
+                self.fault("encode=\"cdata\" belongs into the text of XML");
+            }
+            Ok(_) => {
+                if let Some(why) = place.refuses() {
+                    self.fault(format!("the nested text {why}"));
+                }
+            }
+        }
+        if format != Format::Text
+            && let Some(content) = &mut block.template
+        {
+            trim(content);
         }
         let outer = std::mem::replace(&mut self.format, format);
         let start = Place::start(format);
@@ -450,6 +471,17 @@ impl Walk<'_, '_> {
 }
 
 const BLOCKS: [&str; 5] = ["if", "unless", "each", "with", "nested"];
+
+/// Leaves out the white space that a template has around a document; never that of a value.
+fn trim(content: &mut Template) {
+    let is_sent = |element: &&mut TemplateElement| !matches!(element, TemplateElement::Comment(_));
+    if let Some(TemplateElement::RawString(text)) = content.elements.iter_mut().find(is_sent) {
+        *text = text.trim_start().to_owned();
+    }
+    if let Some(TemplateElement::RawString(text)) = content.elements.iter_mut().rfind(is_sent) {
+        text.truncate(text.trim_end().len());
+    }
+}
 
 /// A file's text as people mean it.
 pub(super) fn without_bom(text: &str) -> &str {

@@ -93,7 +93,9 @@ impl Place {
             Self::JsonEscape => Some("stands right after a backslash"),
             Self::Tag => Some("stands inside a tag: a value may be text or stand in an attribute's quotes"),
             Self::Comment => Some("stands in a comment, where it cannot be escaped; use {{! … }} for remarks"),
-            Self::CData => Some("stands in a CDATA section, where it cannot be escaped; leave the CDATA out"),
+            Self::CData => Some(
+                "stands in a CDATA section, where it cannot be escaped; write {{#nested \"xml\" encode=\"cdata\"}}",
+            ),
             Self::Instruction | Self::Doctype(_) => {
                 Some("stands in a declaration or processing instruction, where it cannot be escaped")
             }

@@ -183,8 +183,13 @@ impl<'a> Composer<'a> {
         match &renderer.content {
             Content::Json(piece) => {
                 let text = render(piece, &mut run)?;
-                check(wellformed::json(&text), piece, 0, &mut run)?;
-                Ok(text.into_owned())
+                let (tidy, commas) = wellformed::without_trailing_commas(&text);
+                if let Err(broken) = wellformed::json(&tidy) {
+                    // An offset in the template's own result: commas before it were left out.
+                    let offset = commas.iter().fold(broken.offset, |at, comma| if *comma <= at { at + 1 } else { at });
+                    check(Err(Broken { offset, ..broken }), piece, 0, &mut run)?;
+                }
+                Ok(tidy.into_owned())
             }
             Content::Xml(piece) => {
                 let text = render(piece, &mut run)?;

@@ -1,6 +1,8 @@
 //! The last look at what was rendered: is it XML, is it JSON? Static parts of a template can be wrong even though
 //! values cannot break out of their places.
 
+use std::borrow::Cow;
+
 use quick_xml::NsReader;
 use quick_xml::escape::{EscapeError, unescape};
 use quick_xml::events::{BytesStart, Event};
@@ -23,8 +25,9 @@ pub(super) enum Xml {
     Document,
     /// A document whose root has exactly this many children (the header and body of an envelope).
     Envelope { children: usize },
-    /// Part of a document: any number of elements.
-    Fragment,
+    /// A document of its own inside another text, or part of one: any number of elements, or a declaration and a root. The
+    /// encoding that it declares is its reader's business: it is text here.
+    Nested,
 }
 
 /// Checks JSON text (RFC 8259).
@@ -40,16 +43,51 @@ pub(super) fn json(text: &str) -> Result<(), Broken> {
     })
 }
 
+/// JSON text without the commas that stand before a closing bracket, and where they stood: members that are left out
+/// take their commas with them, but for the last one's.
+pub(super) fn without_trailing_commas(text: &str) -> (Cow<'_, str>, Vec<usize>) {
+    let mut commas = Vec::new();
+    let (mut pending, mut in_string, mut escaped) = (None, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => {
+                in_string = !in_string;
+                pending = None;
+            }
+            _ if in_string => {}
+            b',' => pending = Some(at),
+            b'}' | b']' => commas.extend(pending.take()),
+            b' ' | b'\t' | b'\n' | b'\r' => {}
+            _ => pending = None,
+        }
+    }
+    if commas.is_empty() {
+        return (text.into(), commas);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut from = 0;
+    for comma in &commas {
+        out.push_str(&text[from..*comma]);
+        from = comma + 1;
+    }
+    out.push_str(&text[from..]);
+    (out.into(), commas)
+}
+
 /// Checks XML text: XML 1.0 (well-formedness, without the inside of a DOCTYPE) and Namespaces in XML 1.0 (declared
 /// prefixes, no attribute twice).
 pub(super) fn xml(text: &str, what: Xml) -> Result<(), Broken> {
+    let nested = what == Xml::Nested;
+    let what = if nested && text.starts_with("<?xml") { Xml::Document } else { what };
     let broken = |offset: usize, message: &str| Broken { offset, message: format!("the result is not XML: {message}") };
     if let Some((at, _)) = text.char_indices().find(|(_, c)| !is_xml_char(*c)) {
         return Err(broken(at, "a character that XML cannot carry"));
     }
     let mut reader = NsReader::from_str(text);
     reader.config_mut().check_comments = true;
-    let mut walk = Walk { depth: 0, roots: 0, children: 0 };
+    let mut walk = Walk { depth: 0, roots: 0, children: 0, nested };
     loop {
         let start = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX);
         let event = match reader.read_event() {
@@ -73,11 +111,12 @@ struct Walk {
     depth: usize,
     roots: usize,
     children: usize,
+    nested: bool,
 }
 
 impl Walk {
     fn take(&mut self, event: &Event<'_>, start: usize, what: Xml) -> Result<(), String> {
-        let outside = self.depth == 0 && what != Xml::Fragment;
+        let outside = self.depth == 0 && what != Xml::Nested;
         match event {
             Event::Start(_) => {
                 self.count();
@@ -101,13 +140,13 @@ impl Walk {
                 let raw: &str = reference;
                 check_references(&format!("&{raw};"))?;
             }
-            Event::Decl(_) if start != 0 || what == Xml::Fragment => {
+            Event::Decl(_) if start != 0 || what == Xml::Nested => {
                 return Err("an XML declaration that does not open the document".to_owned());
             }
             Event::Decl(declaration) => {
                 let utf8 =
                     declaration.encoding().is_none_or(|name| name.is_ok_and(|n| n.eq_ignore_ascii_case("utf-8")));
-                if !utf8 {
+                if !utf8 && !self.nested {
                     return Err("the declaration names another encoding than UTF-8, which is what is sent".to_owned());
                 }
             }
@@ -130,7 +169,7 @@ impl Walk {
     fn end(&self, what: Xml) -> Result<(), String> {
         match what {
             _ if self.depth > 0 => Err("an element is not closed".to_owned()),
-            Xml::Fragment => Ok(()),
+            Xml::Nested => Ok(()),
             _ if self.roots == 0 => Err("there is no element".to_owned()),
             _ if self.roots > 1 => Err("more than one root element".to_owned()),
             Xml::Envelope { children } if self.children != children => {
