@@ -19,7 +19,7 @@ use crate::dispatch::token::TokenSource;
 use crate::gate::limits;
 use crate::gate::rules::GateRules;
 use crate::intake::{self, auth};
-use crate::model::campaign::{Campaign, Field, FieldType};
+use crate::model::campaign::{Campaign, Field, FieldType, UnknownFields};
 use crate::model::contract::Contract;
 use crate::model::id::{CampaignId, ContractId, PartnerId, SourceId};
 use crate::model::limit::{OwnerKind, Place, PlaceKey};
@@ -192,13 +192,18 @@ impl CampaignEntry {
     /// Whether a field can tell who the person is; undeclared ones may.
     #[must_use]
     pub fn is_personal(&self, name: &str) -> bool {
-        self.campaign.fields.get(name).is_none_or(|field: &Field| {
+        fn tells(field: &Field) -> bool {
             field.sensitive
-                || !matches!(
-                    field.kind,
-                    FieldType::Integer | FieldType::Decimal | FieldType::Boolean | FieldType::OneOf
-                )
-        })
+                || match field.kind {
+                    FieldType::Integer | FieldType::Decimal | FieldType::Boolean | FieldType::OneOf => false,
+                    FieldType::List => field.items.as_deref().is_some_and(tells) || field.fields.values().any(tells),
+                    _ => true,
+                }
+        }
+        let field = self.campaign.fields.get(name);
+        // The entries of a list of groups may have undeclared members, where the campaign keeps such.
+        let open = |field: &Field| !field.fields.is_empty() && self.campaign.unknown_fields == UnknownFields::Keep;
+        field.is_none_or(|field| tells(field) || open(field))
     }
 }
 

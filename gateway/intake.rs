@@ -3,7 +3,7 @@
 //! Pure: bytes, headers and compiled rules in, values out; no server, no store, no clock. A face takes these steps:
 //!
 //! 1. [`auth::credential`] and [`auth::KeyRing::find`]: whose post is this?
-//! 2. [`Format::from_content_type`] and [`parse`]: bytes to named values, or [`Malformed`] with line and column
+//! 2. [`Format::from_content_type`] and [`Rules::parse`]: bytes to named values, or [`Malformed`] with line and column
 //!    ([`Posted::take_key`] for sources that may put their key into the body).
 //! 3. [`idempotency::key`] and [`idempotency::fingerprint`]; [`wait::wait`]; [`query_test`].
 //! 4. [`Rules::validate`]: named values to typed, normalised fields, or every [`FieldError`] at once.
@@ -17,11 +17,14 @@ pub mod wait;
 
 mod form;
 mod json;
+mod lists;
 mod posted;
 mod xml;
 
-pub use posted::{MAX_FIELDS, MAX_META, MAX_NAME, Posted, PostedValue};
+pub use posted::{MAX_ENTRIES, MAX_FIELDS, MAX_LIST_VALUES, MAX_META, MAX_NAME, Posted, PostedValue};
 pub use validate::{Code, FieldError, RuleFault, Rules, Valid};
+
+use lists::Lists;
 
 /// Objects or elements within each other, the root included. Real leads have two or three.
 pub const MAX_DEPTH: usize = 32;
@@ -94,19 +97,34 @@ impl Malformed {
     }
 }
 
-/// Reads a body: every value it gives, by (dotted) name. A UTF-8 byte order mark is tolerated.
-///
-/// Bounded whatever comes: at most [`MAX_FIELDS`] names of [`MAX_NAME`] characters, [`MAX_DEPTH`] levels; the size of
-/// the body is the server's to limit.
+/// Reads a body for a campaign without list fields; see [`Rules::parse`].
 ///
 /// # Errors
-/// When the body is not well-formed, passes a bound, or gives a name twice.
+/// As there.
 pub fn parse(format: Format, body: &[u8]) -> Result<Posted, Malformed> {
+    parse_with(format, body, &Lists::default())
+}
+
+impl Rules {
+    /// Reads a body: every value it gives, by (dotted) name. A UTF-8 byte order mark is tolerated.
+    ///
+    /// Bounded whatever comes: at most [`MAX_FIELDS`] names of [`MAX_NAME`] characters, [`MAX_ENTRIES`] entries of a
+    /// list and [`MAX_LIST_VALUES`] values in all of them, [`MAX_DEPTH`] levels; the size of the body is the server's
+    /// to limit.
+    ///
+    /// # Errors
+    /// When the body is not well-formed, passes a bound, or gives a name twice that is not a list's.
+    pub fn parse(&self, format: Format, body: &[u8]) -> Result<Posted, Malformed> {
+        parse_with(format, body, self.list_names())
+    }
+}
+
+fn parse_with(format: Format, body: &[u8], lists: &Lists) -> Result<Posted, Malformed> {
     let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
     match format {
-        Format::Json => json::parse(utf8(body)?),
-        Format::Form => form::parse(body),
-        Format::Xml => xml::parse(utf8(body)?),
+        Format::Json => json::parse(utf8(body)?, lists),
+        Format::Form => form::parse(body, lists),
+        Format::Xml => xml::parse(utf8(body)?, lists),
     }
 }
 

@@ -131,8 +131,16 @@ fn authenticate(network: &Network, arrival: &Arrival) -> Option<Arc<SourceEntry>
     if let Some(credential) = auth::credential(&arrival.headers, arrival.query.as_deref()) {
         return find(&credential.key).filter(|source| !credential.in_query || allowed(source));
     }
-    let posted = intake::parse(format_of(&arrival.headers)?, &arrival.body);
+    let posted = parse(network, format_of(&arrival.headers)?, arrival);
     find(&posted.ok()?.take_key()?).filter(allowed)
+}
+
+/// Reads the body for the campaign that it was posted to, if there is one: a list is known by its campaign.
+fn parse(network: &Network, format: Format, arrival: &Arrival) -> Result<intake::Posted, intake::Malformed> {
+    match arrival.campaign.parse::<CampaignId>().ok().and_then(|id| network.campaign(&id)) {
+        Some(campaign) => campaign.rules.parse(format, &arrival.body),
+        None => intake::parse(format, &arrival.body),
+    }
 }
 
 fn format_of(headers: &HeaderMap) -> Option<Format> {
@@ -171,7 +179,8 @@ async fn take(
     if let Some(problem) = &arrival.incomplete {
         return Err(problem.clone());
     }
-    let mut posted = intake::parse(format, &arrival.body).map_err(|fault| Problem::malformed(fault.to_string()))?;
+    let mut posted =
+        campaign.rules.parse(format, &arrival.body).map_err(|fault| Problem::malformed(fault.to_string()))?;
     let mut body = arrival.body.clone();
     if source.source.key_in_body
         && let Some(key) = posted.take_key()
@@ -444,7 +453,7 @@ fn secrets_of<'a>(network: &Network, source: &SourceEntry, arrival: &'a Arrival)
         .map(|credential| credential.key)
         .into_iter()
         .collect();
-    let posted = format_of(&arrival.headers).and_then(|format| intake::parse(format, &arrival.body).ok());
+    let posted = format_of(&arrival.headers).and_then(|format| parse(network, format, arrival).ok());
     let mut findable = posted.is_some();
     let mut posted = posted.unwrap_or_default();
     if source.source.key_in_body {
@@ -452,16 +461,27 @@ fn secrets_of<'a>(network: &Network, source: &SourceEntry, arrival: &'a Arrival)
     }
     let Some(campaign) = network.campaign(&source.source.campaign) else { return (secrets, &arrival.body) };
     for (_, value) in posted.fields.iter().filter(|(name, _)| campaign.is_sensitive(name)) {
-        match value {
-            PostedValue::Text(text) | PostedValue::Number(text) if capture::is_findable(text) => {
-                secrets.push(text.clone());
-            }
-            PostedValue::Text(text) if text.is_empty() => {}
-            _ => findable = false,
-        }
+        findable &= add_values(value, &mut secrets);
     }
     let shown = if findable { arrival.body.len() } else { first_sensitive(campaign, &arrival.body) };
     (secrets, arrival.body.get(..shown).unwrap_or_default())
+}
+
+/// Adds the texts in a value to `secrets`; whether all of them can be found by it.
+fn add_values(value: &PostedValue, secrets: &mut Vec<String>) -> bool {
+    match value {
+        PostedValue::Text(text) | PostedValue::Number(text) if capture::is_findable(text) => {
+            secrets.push(text.clone());
+            true
+        }
+        PostedValue::Text(text) => text.is_empty(),
+        // An array that no list reads may hold anything.
+        PostedValue::List(entries) => {
+            !entries.is_empty() && entries.iter().fold(true, |all, (_, entry)| add_values(entry, secrets) && all)
+        }
+        PostedValue::Group(members) => members.iter().fold(true, |all, (_, member)| add_values(member, secrets) && all),
+        PostedValue::Number(_) | PostedValue::Boolean(_) => false,
+    }
 }
 
 /// Where the name of a sensitive field first stands in `body`; its length if nowhere.

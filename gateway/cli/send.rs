@@ -10,7 +10,7 @@ use crate::capture::{self, Redactor};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::directory::{Network, files};
-use crate::intake::{self, Format};
+use crate::intake::Format;
 use crate::model::delivery::Judgement;
 use crate::model::exchange::{Outgoing, Reply, SendFaultKind, Sent, Timings};
 use crate::model::id::{DeliveryId, LeadId, SourceId};
@@ -97,7 +97,8 @@ fn prepare(config: &Config, contract: &str, path: &Path) -> anyhow::Result<Prepa
     let Some(campaign) = network.campaign(&entry.contract.campaign) else { bail!("its campaign is gone") };
 
     let text = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let posted = intake::parse(Format::Json, &text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    let posted =
+        campaign.rules.parse(Format::Json, &text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     let valid = campaign.rules.validate(posted).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(|error| format!("  {}: {}", error.field, error.message)).collect();
         anyhow::anyhow!("{} is not a lead of campaign {}:\n{}", path.display(), campaign.campaign.id, lines.join("\n"))

@@ -4,10 +4,11 @@
 use percent_encoding::percent_decode;
 
 use super::Malformed;
-use super::posted::{Collector, Posted, PostedValue};
+use super::lists::Lists;
+use super::posted::{Collector, Posted};
 
-pub(super) fn parse(body: &[u8]) -> Result<Posted, Malformed> {
-    let mut collector = Collector::default();
+pub(super) fn parse(body: &[u8], lists: &Lists) -> Result<Posted, Malformed> {
+    let mut collector = Collector::new(lists);
     let mut offset = 0;
     for pair in body.split(|b| *b == b'&') {
         let here = offset;
@@ -22,8 +23,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Posted, Malformed> {
         let (Some(name), Some(value)) = (name, value) else {
             return Err(Malformed::at(body, here, "this field is not percent-encoded UTF-8"));
         };
-        collector.name(&name).map_err(|message| Malformed::at(body, here, message))?;
-        collector.value(&name, PostedValue::Text(value));
+        collector.form_field(&name, value).map_err(|message| Malformed::at(body, here, message))?;
     }
     Ok(collector.finish())
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::model::lead::{Fields, Meta};
+use crate::model::lead::{FieldValue, Fields, Meta};
 
-use super::validate::{self, Kind, Rules};
+use super::validate::{self, FieldRule, Items, Kind, Rules};
 
 /// Kind of a look-up by e-mail address.
 pub const EMAIL: &str = "email";
@@ -51,21 +51,40 @@ impl Rules {
         self.dedupe.iter().enumerate().filter_map(key).collect()
     }
 
-    /// By what staff can search for this lead: every field of type email and phone, and its two ids. Each pair is
+    /// By what staff can search for this lead: every field of type email and phone, those in lists
+    /// too, and its two ids. Each pair is
     /// (kind, normalised value), named once.
     #[must_use]
     pub fn lookup_keys(&self, fields: &Fields, meta: &Meta) -> Vec<(&'static str, String)> {
         let mut keys = Vec::new();
-        for rule in &self.fields {
+        let mut find = |rule: &FieldRule, value: &FieldValue| {
             let kind = match rule.kind {
                 Kind::Email => EMAIL,
                 Kind::Phone(_) => PHONE,
-                _ => continue,
+                _ => return,
             };
-            keys.extend(fields.get(&rule.name).and_then(|value| {
-                let value = value.to_string();
-                normalise_lookup(kind, &value, None).map(|value| (kind, value))
-            }));
+            keys.extend(normalise_lookup(kind, &value.to_string(), None).map(|value| (kind, value)));
+        };
+        for rule in &self.fields {
+            if let Some(value) = fields.get(&rule.name) {
+                find(rule, value);
+            }
+        }
+        for list in &self.lists {
+            let Some(FieldValue::List(entries)) = fields.get(&list.name) else { continue };
+            for entry in entries {
+                match (&list.of, entry) {
+                    (Items::Groups(rules), FieldValue::Group(members)) => {
+                        for rule in rules {
+                            if let Some(value) = members.get(&rule.name) {
+                                find(rule, value);
+                            }
+                        }
+                    }
+                    (Items::Values(rule), value) => find(rule, value),
+                    (Items::Groups(_), _) => {}
+                }
+            }
         }
         for (kind, value) in [(EXTERNAL_ID, &meta.external_id), (CLICK_ID, &meta.click_id)] {
             keys.extend(

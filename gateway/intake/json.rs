@@ -3,19 +3,20 @@
 
 use std::fmt;
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::posted::{Collector, MAX_FIELDS, Posted, PostedValue};
+use super::lists::Lists;
+use super::posted::{Collector, MAX_ENTRIES, MAX_FIELDS, MAX_NAME, Posted, PostedValue};
 use super::{MAX_DEPTH, Malformed};
 
-pub(super) fn parse(body: &str) -> Result<Posted, Malformed> {
+pub(super) fn parse(body: &str, lists: &Lists) -> Result<Posted, Malformed> {
     let text = body.trim_start_matches([' ', '\t', '\r', '\n']);
     if !text.starts_with('{') {
         let message = if text.is_empty() { "the body is empty" } else { "the body must be a JSON object: {…}" };
         return Err(Malformed::at(body.as_bytes(), body.len() - text.len(), message));
     }
-    let mut walk = Walk { body, path: String::new(), collector: Collector::default() };
+    let mut walk = Walk { body, path: String::new(), collector: Collector::new(lists) };
     walk.object(text, 1)?;
     Ok(walk.collector.finish())
 }
@@ -24,7 +25,7 @@ struct Walk<'a> {
     body: &'a str,
     /// The dotted name of where we are.
     path: String,
-    collector: Collector,
+    collector: Collector<'a>,
 }
 
 impl<'a> Walk<'a> {
@@ -52,17 +53,74 @@ impl<'a> Walk<'a> {
     }
 
     fn member(&mut self, text: &'a str, depth: usize) -> Result<(), Malformed> {
-        let value = match text.as_bytes().first() {
-            Some(b'{') => return self.object(text, depth + 1),
-            Some(b'n') => return Ok(()),
-            Some(b'[') => PostedValue::List,
+        if self.collector.lists.holds(&self.path).is_some() {
+            return self.list(text, depth);
+        }
+        if text.starts_with('{') {
+            return self.object(text, depth + 1);
+        }
+        if let Some(value) = self.scalar(text)? {
+            self.collector.value(&self.path, value);
+        }
+        Ok(())
+    }
+
+    /// A value that is no object; `None` for null.
+    fn scalar(&self, text: &'a str) -> Result<Option<PostedValue>, Malformed> {
+        Ok(Some(match text.as_bytes().first() {
+            Some(b'n') => return Ok(None),
+            Some(b'[') => PostedValue::List(Vec::new()),
             Some(b't') => PostedValue::Boolean(true),
             Some(b'f') => PostedValue::Boolean(false),
             Some(b'"') => PostedValue::Text(serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?),
             _ => PostedValue::Number(text.to_owned()),
-        };
-        self.collector.value(&self.path, value);
+        }))
+    }
+
+    /// The value of a list field: an array, or its only entry.
+    fn list(&mut self, text: &'a str, depth: usize) -> Result<(), Malformed> {
+        if !text.starts_with('[') {
+            return self.entry(0, text, depth);
+        }
+        let Entries(entries) = serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?;
+        for (at, entry) in entries.into_iter().enumerate() {
+            self.entry(at, entry.get(), depth + 1)?;
+        }
         Ok(())
+    }
+
+    fn entry(&mut self, at: usize, text: &'a str, depth: usize) -> Result<(), Malformed> {
+        if text.starts_with('{') {
+            return self.group(at, "", text, depth + 1);
+        }
+        let Some(value) = self.scalar(text)? else { return Ok(()) };
+        self.keep(at, None, value, text)
+    }
+
+    /// The members of an entry; objects within it make dotted names.
+    fn group(&mut self, at: usize, within: &str, text: &'a str, depth: usize) -> Result<(), Malformed> {
+        if depth > MAX_DEPTH {
+            return Err(self.fault(text, format!("objects within each other more than {MAX_DEPTH} deep")));
+        }
+        let Members(members) = serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?;
+        for (name, value) in members {
+            let text = value.get();
+            let name = if within.is_empty() { name } else { format!("{within}.{name}") };
+            if name.len() > 4 * MAX_NAME {
+                return Err(self.fault(text, format!("a field's name is longer than {MAX_NAME} characters")));
+            }
+            if text.starts_with('{') {
+                self.group(at, &name, text, depth + 1)?;
+            } else if let Some(value) = self.scalar(text)? {
+                self.keep(at, Some(&name), value, text)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, at: usize, member: Option<&str>, value: PostedValue, text: &str) -> Result<(), Malformed> {
+        let kept = self.collector.entry(&self.path, Some(at), member, value);
+        kept.map(drop).map_err(|message| self.fault(text, message))
     }
 
     /// A fault at the start of `part`.
@@ -75,8 +133,8 @@ impl<'a> Walk<'a> {
         part.as_ptr().addr().saturating_sub(self.body.as_ptr().addr())
     }
 
-    /// What serde_json says about `part`. Its messages about syntax are fixed texts, and the one other kind of message
-    /// is made in [`Members`], so no value can be in them.
+    /// What serde_json says about `part`. Its messages about syntax are fixed texts, and the others
+    /// are made in [`Members`] and [`Entries`], so no value can be in them.
     fn syntax(&self, part: &str, error: &serde_json::Error) -> Malformed {
         let lines_before: usize =
             part.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum::<usize>();
@@ -84,6 +142,34 @@ impl<'a> Walk<'a> {
         let message = error.to_string();
         let message = message.split(" at line ").next().unwrap_or_default();
         Malformed::at(self.body.as_bytes(), offset, format!("not well-formed JSON: {message}"))
+    }
+}
+
+/// The entries of one array, each one's text as it stands in the body.
+struct Entries<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Entries<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Array;
+        impl<'de> Visitor<'de> for Array {
+            type Value = Entries<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entries<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = seq.next_element()? {
+                    if entries.len() == MAX_ENTRIES {
+                        return Err(de::Error::custom(format_args!("more than {MAX_ENTRIES} entries in a list")));
+                    }
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_seq(Array)
     }
 }
 

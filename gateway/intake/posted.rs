@@ -1,14 +1,21 @@
 //! What a body gave, before anybody looked at what the campaign wants: names with values, metadata sorted out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use crate::model::lead::Meta;
 
+use super::lists::Lists;
 use super::validate::{self, Code, FieldError};
 
 /// Names in one body, those of nested objects included.
 pub const MAX_FIELDS: usize = 500;
+
+/// Entries of one list, whatever its declaration says.
+pub const MAX_ENTRIES: usize = 1_000;
+
+/// Values in all lists of one body.
+pub const MAX_LIST_VALUES: usize = 5_000;
 
 /// Characters of one dotted name.
 pub const MAX_NAME: usize = 200;
@@ -25,8 +32,11 @@ pub enum PostedValue {
     Number(String),
     /// A JSON `true` or `false`.
     Boolean(bool),
-    /// A JSON array, which no field takes.
-    List,
+    /// The entries of a list with their numbers, in order: values and groups. An array for which the campaign has no
+    /// list is not read, and has none.
+    List(Vec<(usize, PostedValue)>),
+    /// An entry of a list with named values.
+    Group(Vec<(String, PostedValue)>),
 }
 
 impl fmt::Debug for PostedValue {
@@ -36,7 +46,8 @@ impl fmt::Debug for PostedValue {
             Self::Text(_) => "Text(***)",
             Self::Number(_) => "Number(***)",
             Self::Boolean(_) => "Boolean(***)",
-            Self::List => "List",
+            Self::List(_) => "List(***)",
+            Self::Group(_) => "Group(***)",
         })
     }
 }
@@ -47,7 +58,8 @@ impl PostedValue {
         let mut text = match self {
             Self::Text(text) | Self::Number(text) => text,
             Self::Boolean(value) => value.to_string(),
-            Self::List => return Err((Code::Type, "lists are not supported: give one value".to_owned())),
+            Self::List(_) => return Err((Code::Type, "takes one value, not a list".to_owned())),
+            Self::Group(_) => return Err((Code::Type, "takes one value, not a group of them".to_owned())),
         };
         text.truncate(text.trim_end().len());
         text.drain(..text.len() - text.trim_start().len());
@@ -91,24 +103,84 @@ impl Posted {
 }
 
 /// Puts a [`Posted`] together, name by name, and keeps its bounds. Errors say what is wrong; the parser knows where.
-#[derive(Default)]
-pub(super) struct Collector {
+pub(super) struct Collector<'a> {
+    /// Which fields are lists.
+    pub(super) lists: &'a Lists,
     posted: Posted,
     seen: HashSet<String>,
+    /// The lists given so far, their entries by number.
+    entries: BTreeMap<String, BTreeMap<usize, PostedValue>>,
+    /// Values in `entries`.
+    values: usize,
 }
 
-impl Collector {
+impl<'a> Collector<'a> {
+    pub(super) fn new(lists: &'a Lists) -> Self {
+        Self { lists, posted: Posted::default(), seen: HashSet::new(), entries: BTreeMap::new(), values: 0 }
+    }
+
+    /// A field of a form: a value by its name, or one of a list's entries.
+    pub(super) fn form_field(&mut self, name: &str, value: String) -> Result<(), String> {
+        let value = PostedValue::Text(value);
+        let Some(spot) = self.lists.spot(name)? else {
+            self.name(name)?;
+            self.value(name, value);
+            return Ok(());
+        };
+        self.list_name(spot.list)?;
+        self.entry(spot.list, spot.at, spot.member, value).map(drop)
+    }
+
+    /// Notes the name of a list, which may come again with each entry.
+    pub(super) fn list_name(&mut self, list: &str) -> Result<(), String> {
+        if self.seen.contains(list) { Ok(()) } else { self.name(list) }
+    }
+
+    /// Puts a value into a list: the entry `at`, or the next one; with a name, as a member of it. Gives the entry's
+    /// number.
+    pub(super) fn entry(
+        &mut self,
+        list: &str,
+        at: Option<usize>,
+        member: Option<&str>,
+        value: PostedValue,
+    ) -> Result<usize, String> {
+        self.values += 1;
+        if self.values > MAX_LIST_VALUES {
+            return Err(format!("more than {MAX_LIST_VALUES} values in lists"));
+        }
+        if !self.entries.contains_key(list) {
+            self.entries.insert(list.to_owned(), BTreeMap::new());
+        }
+        let Some(entries) = self.entries.get_mut(list) else { return Ok(0) };
+        let at = at.unwrap_or_else(|| entries.last_key_value().map_or(0, |(last, _)| last + 1));
+        if at >= MAX_ENTRIES {
+            return Err(format!("more than {MAX_ENTRIES} entries in the list `{list}`"));
+        }
+        match (entries.get_mut(&at), member) {
+            (None, None) => drop(entries.insert(at, value)),
+            (None, Some(member)) => {
+                check_name(member)?;
+                entries.insert(at, PostedValue::Group(vec![(member.to_owned(), value)]));
+            }
+            (Some(PostedValue::Group(members)), Some(member)) => {
+                check_name(member)?;
+                if members.len() >= MAX_FIELDS {
+                    return Err(format!("more than {MAX_FIELDS} members in an entry of `{list}`"));
+                }
+                if members.iter().any(|(name, _)| name == member) {
+                    return Err(format!("`{member}` is given twice in one entry of `{list}`; give it once"));
+                }
+                members.push((member.to_owned(), value));
+            }
+            (Some(_), _) => return Err(format!("an entry of the list `{list}` is given twice; give it once")),
+        }
+        Ok(at)
+    }
+
     /// Notes a name, of a value or of what holds further values.
     pub(super) fn name(&mut self, name: &str) -> Result<(), String> {
-        if name.is_empty() {
-            return Err("a field has no name; give it one".to_owned());
-        }
-        if name.chars().nth(MAX_NAME).is_some() {
-            return Err(format!("a field's name is longer than {MAX_NAME} characters"));
-        }
-        if name.chars().any(char::is_control) {
-            return Err("a field's name contains a control character".to_owned());
-        }
+        check_name(name)?;
         if self.seen.len() >= MAX_FIELDS {
             return Err(format!("more than {MAX_FIELDS} fields"));
         }
@@ -150,9 +222,26 @@ impl Collector {
         self.posted.faults.push(FieldError { field: name.to_owned(), code, message });
     }
 
-    pub(super) fn finish(self) -> Posted {
+    pub(super) fn finish(mut self) -> Posted {
+        let lists = self.entries.into_iter();
+        self.posted
+            .fields
+            .extend(lists.map(|(name, entries)| (name, PostedValue::List(entries.into_iter().collect()))));
         self.posted
     }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("a field has no name; give it one".to_owned());
+    }
+    if name.chars().nth(MAX_NAME).is_some() {
+        return Err(format!("a field's name is longer than {MAX_NAME} characters"));
+    }
+    if name.chars().any(char::is_control) {
+        return Err("a field's name contains a control character".to_owned());
+    }
+    Ok(())
 }
 
 pub(super) fn bad_test() -> FieldError {

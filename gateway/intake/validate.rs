@@ -2,6 +2,7 @@
 
 mod compile;
 mod kind;
+mod list;
 
 pub(super) mod email;
 pub(super) mod phone;
@@ -17,10 +18,12 @@ use crate::model::campaign::UnknownFields;
 use crate::model::lead::{FieldValue, Fields, Meta};
 use crate::model::words;
 
+use super::lists::Lists;
 use super::posted::{Posted, PostedValue};
 
 pub use compile::RuleFault;
 pub(super) use kind::{Kind, flag};
+pub(super) use list::{Items, ListRule};
 
 /// Characters of a text, unless its field says otherwise.
 pub const MAX_TEXT: usize = 1_000;
@@ -47,7 +50,7 @@ words! {
         Min = "min",
         /// More than the greatest number or date.
         Max = "max",
-        /// A text with too few or too many characters.
+        /// A text with too few or too many characters, a list with too few or too many entries.
         Length = "length",
         /// Not of the field's pattern.
         Pattern = "pattern",
@@ -74,8 +77,12 @@ pub struct Valid {
 /// A campaign's field declarations and dedupe rules, ready for use.
 #[derive(Debug)]
 pub struct Rules {
-    /// By name, in order.
+    /// Those of one value, by name, in order.
     pub(super) fields: Vec<FieldRule>,
+    /// Lists, by name, in order.
+    pub(super) lists: Vec<ListRule>,
+    /// The same for parsers.
+    list_names: Lists,
     unknown: UnknownFields,
     /// Each rule's field names in order, and its window.
     pub(super) dedupe: Vec<(Vec<String>, Duration)>,
@@ -100,18 +107,23 @@ impl Rules {
     /// Holds a post against the rules.
     ///
     /// # Errors
-    /// Everything that is wrong with it at once: metadata first, then declared fields by name, then unknown ones.
+    /// Everything that is wrong with it at once: metadata first, then declared fields by name (lists after the others),
+    /// then unknown ones.
     pub fn validate(&self, posted: Posted) -> Result<Valid, Vec<FieldError>> {
         let mut errors = posted.faults;
         let mut fields = Fields::new();
         let mut declared = vec![None; self.fields.len()];
+        let mut lists = vec![None; self.lists.len()];
         let mut unknown_errors = Vec::new();
         for (name, value) in posted.fields {
             if let Ok(at) = self.fields.binary_search_by(|rule| rule.name.as_str().cmp(&name)) {
                 // `at` is a position in `fields`, and `declared` is as long.
                 declared[at] = Some(value);
+            } else if let Ok(at) = self.lists.binary_search_by(|rule| rule.name.as_str().cmp(&name)) {
+                // … and so with `lists`.
+                lists[at] = Some(value);
             } else {
-                match self.read_unknown(value) {
+                match read_unknown(self.unknown, value) {
                     Ok(Some(value)) => {
                         fields.insert(name, value);
                     }
@@ -129,17 +141,17 @@ impl Rules {
                 Err((code, message)) => errors.push(FieldError { field: rule.name.clone(), code, message }),
             }
         }
+        for (rule, value) in self.lists.iter().zip(lists) {
+            if let Some(value) = rule.take(value, self.unknown, &mut errors) {
+                fields.insert(rule.name.clone(), value);
+            }
+        }
         errors.append(&mut unknown_errors);
         if errors.is_empty() { Ok(Valid { fields, meta: posted.meta, test: posted.test }) } else { Err(errors) }
     }
 
-    fn read_unknown(&self, value: PostedValue) -> Result<Option<FieldValue>, Wrong> {
-        if self.unknown == UnknownFields::Refuse {
-            return Err((Code::Unknown, "is not a field of this campaign, which takes no others".to_owned()));
-        }
-        let Some(text) = value.into_text()? else { return Ok(None) };
-        check_length(&text, &(0..=MAX_TEXT))?;
-        Ok(Some(FieldValue::Text(text)))
+    pub(super) fn list_names(&self) -> &Lists {
+        &self.list_names
     }
 
     /// Whether a field is declared with such a type.
@@ -147,6 +159,16 @@ impl Rules {
         let at = self.fields.binary_search_by(|rule| rule.name.as_str().cmp(name));
         at.ok().and_then(|at| self.fields.get(at)).is_some_and(|rule| such(&rule.kind))
     }
+}
+
+/// The text of a field that is not declared.
+fn read_unknown(unknown: UnknownFields, value: PostedValue) -> Result<Option<FieldValue>, Wrong> {
+    if unknown == UnknownFields::Refuse {
+        return Err((Code::Unknown, "is not a field of this campaign, which takes no others".to_owned()));
+    }
+    let Some(text) = value.into_text()? else { return Ok(None) };
+    check_length(&text, &(0..=MAX_TEXT))?;
+    Ok(Some(FieldValue::Text(text)))
 }
 
 impl FieldRule {

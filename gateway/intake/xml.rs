@@ -9,13 +9,14 @@ use quick_xml::errors::{Error, IllFormedError};
 use quick_xml::escape::{resolve_xml_entity, unescape};
 use quick_xml::events::{BytesDecl, BytesRef, BytesStart, Event};
 
+use super::lists::{Holds, Lists};
 use super::posted::{Collector, MAX_NAME, Posted, PostedValue};
 use super::{MAX_DEPTH, Malformed};
 
 /// Attributes of one element. They are compared with each other, so their number must be small.
 const MAX_ATTRIBUTES: usize = 64;
 
-pub(super) fn parse(body: &str) -> Result<Posted, Malformed> {
+pub(super) fn parse(body: &str, lists: &Lists) -> Result<Posted, Malformed> {
     if let Some((offset, _)) = body.char_indices().find(|(_, c)| !is_char(*c)) {
         return Err(Malformed::at(body.as_bytes(), offset, "a character that XML does not allow"));
     }
@@ -23,7 +24,7 @@ pub(super) fn parse(body: &str) -> Result<Posted, Malformed> {
     reader.config_mut().check_comments = true;
     reader.config_mut().expand_empty_elements = true;
 
-    let mut walk = Walk::default();
+    let mut walk = Walk::new(lists);
     loop {
         let offset = usize::try_from(reader.buffer_position()).unwrap_or(usize::MAX);
         let event = reader.read_event().map_err(|error| {
@@ -38,15 +39,30 @@ pub(super) fn parse(body: &str) -> Result<Posted, Malformed> {
     }
 }
 
-#[derive(Default)]
-struct Walk {
+struct Walk<'a> {
     /// The open elements, the root first.
     open: Vec<Element>,
-    /// The dotted name of where we are, without the root.
+    /// The dotted name of where we are, without the root. Within a list it stays that of the list.
     path: String,
+    /// The list we are in.
+    list: Option<List>,
     /// Whether the root was seen.
     rooted: bool,
-    collector: Collector,
+    collector: Collector<'a>,
+}
+
+/// A list field's element. It is an entry itself, and stands once for each; or it is a wrapper of entries, whatever
+/// their elements are called.
+struct List {
+    holds: Holds,
+    /// How many elements are open where it stands, itself included.
+    level: usize,
+    /// The entry that holds the members that stand in the element itself.
+    own: Option<usize>,
+    /// The entry that holds the members of the element within it.
+    inner: Option<usize>,
+    /// Whether it wraps entries.
+    wraps: bool,
 }
 
 struct Element {
@@ -59,7 +75,12 @@ struct Element {
     text: String,
 }
 
-impl Walk {
+impl<'a> Walk<'a> {
+    fn new(lists: &'a Lists) -> Self {
+        let collector = Collector::new(lists);
+        Self { open: Vec::new(), path: String::new(), list: None, rooted: false, collector }
+    }
+
     fn event(&mut self, event: &Event<'_>, offset: usize) -> Result<(), String> {
         match event {
             Event::Start(start) => self.open(start),
@@ -101,11 +122,7 @@ impl Walk {
             if self.open.len() >= MAX_DEPTH {
                 return Err(format!("elements within each other more than {MAX_DEPTH} deep"));
             }
-            if parent > 0 {
-                self.path.push('.');
-            }
-            self.path.push_str(name.local_name().as_ref());
-            self.collector.name(&self.path)?;
+            self.enter(name.local_name().as_ref())?;
         } else if std::mem::replace(&mut self.rooted, true) {
             return Err("a second root element; send one lead in one document".to_owned());
         }
@@ -120,10 +137,70 @@ impl Walk {
         if (is_root || element.nested) && !element.text.chars().all(is_space) {
             return Err(format!("text beside elements in `<{}>`; put it into an element of its own", element.tag));
         }
-        if !is_root && !element.nested {
-            self.collector.value(&self.path, PostedValue::Text(element.text));
+        let leaf = (!element.nested).then_some(element.text);
+        if self.list.is_some() {
+            self.close_in_list(&element.tag, leaf)?;
+        } else if let (false, Some(text)) = (is_root, leaf) {
+            self.collector.value(&self.path, PostedValue::Text(text));
         }
         self.path.truncate(element.parent);
+        Ok(())
+    }
+
+    /// Goes into an element below the root.
+    fn enter(&mut self, name: &str) -> Result<(), String> {
+        let level = self.open.len() + 1;
+        if let Some(list) = &mut self.list {
+            let deepest = if list.holds == Holds::Groups { 2 } else { 1 };
+            if level - list.level > deepest {
+                return Err(format!("elements stand too deep in the list `{}`: its entries hold values", self.path));
+            }
+            list.wraps |= list.holds == Holds::Values || level - list.level == 2;
+            return Ok(());
+        }
+        if !self.path.is_empty() {
+            self.path.push('.');
+        }
+        self.path.push_str(name);
+        let Some(holds) = self.collector.lists.holds(&self.path) else { return self.collector.name(&self.path) };
+        self.list = Some(List { holds, level, own: None, inner: None, wraps: false });
+        self.collector.list_name(&self.path)
+    }
+
+    /// Leaves an element of a list, or the list; a leaf has its text.
+    fn close_in_list(&mut self, tag: &str, leaf: Option<String>) -> Result<(), String> {
+        let Some(list) = &mut self.list else { return Ok(()) };
+        let local = tag.rsplit(':').next().unwrap_or(tag);
+        // The element was taken off already.
+        let below = self.open.len() + 1 - list.level;
+        let value = leaf.map(PostedValue::Text);
+        match (below, list.holds) {
+            (0, _) => {
+                if let Some(value) = value {
+                    self.collector.entry(&self.path, None, None, value)?;
+                }
+                self.list = None;
+            }
+            (1, Holds::Values) => {
+                if let Some(value) = value {
+                    self.collector.entry(&self.path, None, None, value)?;
+                }
+            }
+            (1, Holds::Groups) => {
+                if let Some(value) = value {
+                    list.own = Some(self.collector.entry(&self.path, list.own, Some(local), value)?);
+                }
+                list.inner = None;
+                if list.wraps && list.own.is_some() {
+                    return Err(format!("the list `{}` has members beside its entries", self.path));
+                }
+            }
+            _ => {
+                if let Some(value) = value {
+                    list.inner = Some(self.collector.entry(&self.path, list.inner, Some(local), value)?);
+                }
+            }
+        }
         Ok(())
     }
 

@@ -105,10 +105,17 @@ pub struct Field {
     /// Taken where the lead gives none; validated like a given one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<Scalar>,
-    /// Least value; for texts the least number of characters.
+    /// What each entry of a `list` of values is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<Box<Field>>,
+    /// What each entry of a `list` of groups has, by name; single values only.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, Field>,
+    /// Least value; for texts the least number of characters, for lists of entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min: Option<Scalar>,
-    /// Greatest value; for texts the greatest number of characters (1,000 unless said).
+    /// Greatest value; for texts the greatest number of characters (1,000 unless said), for lists of entries (100
+    /// unless said).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<Scalar>,
     /// A regular expression that the whole normalised text must match.
@@ -159,6 +166,8 @@ pub enum FieldType {
     Url,
     /// An IPv4 or IPv6 address.
     Ip,
+    /// Any number of values (`items`), or of groups of values (`fields`).
+    List,
 }
 
 /// A scalar of a configuration, kept as text: `0`, `"0"` and `true` are all fine to write.

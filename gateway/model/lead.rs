@@ -16,8 +16,24 @@ pub enum FieldValue {
     Boolean(bool),
     /// `integer` fields.
     Integer(i64),
-    /// Everything else.
+    /// Every other single value.
     Text(String),
+    /// The entries of `list` fields: single values, or groups.
+    List(Vec<FieldValue>),
+    /// An entry of a list of groups: its members by name.
+    Group(BTreeMap<String, FieldValue>),
+}
+
+impl FieldValue {
+    /// The single values in it: itself, or those of its entries and their members.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<&Self> {
+        match self {
+            Self::Boolean(_) | Self::Integer(_) | Self::Text(_) => vec![self],
+            Self::List(entries) => entries.iter().flat_map(Self::leaves).collect(),
+            Self::Group(members) => members.values().flat_map(Self::leaves).collect(),
+        }
+    }
 }
 
 impl fmt::Display for FieldValue {
@@ -26,6 +42,8 @@ impl fmt::Display for FieldValue {
             Self::Boolean(value) => value.fmt(f),
             Self::Integer(value) => value.fmt(f),
             Self::Text(value) => f.write_str(value),
+            // As it is stored and shown. Texts and numbers under text keys: this cannot fail.
+            Self::List(_) | Self::Group(_) => f.write_str(&serde_json::to_string(self).unwrap_or_default()),
         }
     }
 }

@@ -56,18 +56,39 @@ pub(super) fn build(input: &RenderInput<'_>, own: &Own, uses: &Uses, masking: bo
 }
 
 fn lead(lead: &Lead, own: &Own, uses: &Uses, masking: bool) -> Map<String, Json> {
-    let value = |name: &str, value: &FieldValue| match value {
+    let value = |name: &str, given: &FieldValue| value(given, masking && own.is_sensitive(name));
+    // A list that was not given is one without entries.
+    let absent = |name: &String| if uses.lists.contains(name) { Json::Array(Vec::new()) } else { Json::from("") };
+    if uses.whole_lead {
+        let mut all: Map<String, Json> =
+            lead.fields.iter().map(|(name, given)| (name.clone(), value(name, given))).collect();
+        for name in uses.lists.iter().filter(|name| !lead.fields.contains_key(*name)) {
+            all.insert(name.clone(), absent(name));
+        }
+        return all;
+    }
+    let given = |name: &String| match lead.fields.get(name) {
+        // Posted before the field became a list.
+        Some(given) if uses.lists.contains(name) && !matches!(given, FieldValue::List(_)) => {
+            Json::Array(vec![value(name, given)])
+        }
+        Some(given) => value(name, given),
+        None => absent(name),
+    };
+    uses.fields.iter().map(|name| (name.clone(), given(name))).collect()
+}
+
+fn value(given: &FieldValue, masked: bool) -> Json {
+    match given {
         FieldValue::Text(text) if text.is_empty() => Json::from(""),
-        _ if masking && own.is_sensitive(name) => Json::from(MASK),
+        FieldValue::List(entries) => entries.iter().map(|entry| value(entry, masked)).collect(),
+        FieldValue::Group(members) => {
+            Json::Object(members.iter().map(|(name, member)| (name.clone(), value(member, masked))).collect())
+        }
+        _ if masked => Json::from(MASK),
         FieldValue::Boolean(truth) => Json::from(*truth),
         FieldValue::Integer(number) => Json::from(*number),
         FieldValue::Text(text) => Json::from(text.as_str()),
-    };
-    if uses.whole_lead {
-        lead.fields.iter().map(|(name, given)| (name.clone(), value(name, given))).collect()
-    } else {
-        let given = |name: &String| lead.fields.get(name).map_or_else(|| Json::from(""), |given| value(name, given));
-        uses.fields.iter().map(|name| (name.clone(), given(name))).collect()
     }
 }
 

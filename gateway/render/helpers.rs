@@ -7,14 +7,14 @@
 //! | `upper VALUE`, `lower VALUE`, `title VALUE`, `trim VALUE` | the text in capitals, in small letters, with capital initials, without white space around it |
 //! | `slice VALUE START [END]` | characters START to before END, counted from 0, negative from the end |
 //! | `replace VALUE FROM TO` | every FROM replaced by TO |
-//! | `concat VALUE… [separator=", "]` | all in one; with a separator, empty ones are left out |
-//! | `len VALUE` | how many characters |
+//! | `concat VALUE… [separator=", "]` | all in one, a list's entries too; with a separator, empty ones are left out |
+//! | `len VALUE` | how many characters; of a list how many entries |
 //! | `date VALUE [FORMAT] [timezone=ZONE]` | a date or timestamp by strftime; `%Y-%m-%d` and the partner's zone unless said |
 //! | `now [FORMAT] [timezone=ZONE]` | the time of rendering; RFC 3339 in UTC without a format |
 //! | `phone VALUE [e164\|national\|international\|digits] [region="GB"]` | a phone number written so |
 //! | `number VALUE [DECIMALS] [decimals=2] [decimal=","] [group="."]` | a number, rounded half up, with these signs |
 //! | `map VALUE TABLE` | the value's entry in the contract's table, or that of `*` |
-//! | `json VALUE [type="number"\|"boolean"\|"string"]` | JSON with its quotes: number, boolean, string, or null for an empty value; `json lead` the whole lead |
+//! | `json VALUE [type="number"\|"boolean"\|"string"]` | JSON with its quotes: number, boolean, string, or null for an empty value; `json lead` the whole lead; of a list an array |
 //! | `hash VALUE [md5\|sha1\|sha256\|sha512] [encoding="hex"\|"base64"\|"base64url"]` | a digest, SHA-256 in hex unless said |
 //! | `hmac VALUE [md5\|sha1\|sha256\|sha512] key=secret.NAME [key_encoding="text"\|"hex"\|"base64"] [encoding="hex"\|"base64"\|"base64url"]` | a keyed digest |
 //! | `base64 VALUE [url=true]` | base64 with padding, or URL-safe without |
@@ -41,6 +41,8 @@ use std::ops::RangeInclusive;
 
 use handlebars::Helper;
 use serde_json::Value as Json;
+
+pub(super) use value::NUMBERS;
 
 use super::engine::Scene;
 use crate::model::contract::Contract;

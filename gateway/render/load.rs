@@ -10,9 +10,9 @@ use serde_json::Value as Json;
 use super::TemplateFault;
 use super::engine::PARTIAL;
 use super::escape::{Encode, Format};
-use super::helpers::{self, COMPUTED_KEY, Function, Gives, Literals, SIGNATURE};
+use super::helpers::{self, COMPUTED_KEY, Function, Gives, Literals, NUMBERS, SIGNATURE};
 use super::position::Place;
-use super::scope::{Kind, SECRET, Scope, Scopes, Shape, Uses, unknown};
+use super::scope::{Entries, Kind, SECRET, Scope, Scopes, Shape, Uses, instead_of, unknown};
 use crate::model::campaign::Campaign;
 use crate::model::contract::Contract;
 
@@ -124,6 +124,9 @@ impl Walk<'_, '_> {
         let is_call = !call.params.is_empty();
         let Shape::Value(kind) = shape else {
             let name = call.name.as_name().unwrap_or("this").to_owned();
+            if let Shape::Entries(entries) = shape {
+                return self.fault(instead_of(&name, entries));
+            }
             return self.fault(format!("`{name}` is not a single value: name one of its parts"));
         };
         match (place, kind) {
@@ -191,6 +194,9 @@ impl Walk<'_, '_> {
             // A decimal is kept as its exact text; its type says that it is a number.
             call.hash.entry("type".to_owned()).or_insert_with(|| Parameter::Literal("number".into()));
         }
+        if let (Shape::Entries(_) | Shape::Entry(_), "json") = (first, name) {
+            self.number_members(first, call);
+        }
         self.literals(spec, call);
         if name == "hmac" {
             self.key(call);
@@ -206,6 +212,20 @@ impl Walk<'_, '_> {
         }))
     }
 
+    /// Tells `json` which values of a list are numbers: decimals are kept as texts.
+    fn number_members(&self, shape: Shape, call: &mut HelperTemplate) {
+        let (option, names) = match shape {
+            Shape::Entries(Entries::Values(Kind::Number)) => ("type", "number".to_owned()),
+            Shape::Entries(Entries::Groups(list)) | Shape::Entry(list) => {
+                let members = self.loader.campaign.fields.values().nth(list).into_iter().flat_map(|list| &list.fields);
+                let numbers = members.filter(|(_, member)| Kind::of(member.kind) == Kind::Number);
+                (NUMBERS, numbers.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(" "))
+            }
+            _ => return,
+        };
+        call.hash.entry(option.to_owned()).or_insert_with(|| Parameter::Literal(names.into()));
+    }
+
     /// Checks all arguments and options; gives the shape of the first argument.
     fn arguments(&mut self, name: &str, call: &mut HelperTemplate, takes_groups: bool) -> Option<Shape> {
         let mut fine = true;
@@ -217,6 +237,15 @@ impl Walk<'_, '_> {
                 Some(shape @ (Shape::Lead | Shape::Group(_))) if at == 0 && takes_groups => {
                     first = shape;
                     self.whole(shape);
+                }
+                Some(shape @ Shape::Entry(_)) if at == 0 && name == "json" => first = shape,
+                Some(shape @ Shape::Entries(_)) if at == 0 && matches!(name, "json" | "len") => first = shape,
+                Some(Shape::Entries(Entries::Values(_))) if name == "concat" => {}
+                Some(Shape::Entries(_) | Shape::Entry(_)) => {
+                    self.fault(format!(
+                        "`{name}` takes single values, and this is a list: go through it with {{{{#each …}}}}"
+                    ));
+                    fine = false;
                 }
                 Some(_) => {
                     self.fault(format!("`{name}` takes single values: name one of the parts"));
@@ -366,17 +395,22 @@ impl Walk<'_, '_> {
     fn scope(&self, name: &str, shape: Shape, param: Option<&BlockParam>) -> Result<Option<Scope>, String> {
         let item = Shape::Value(Kind::Text);
         let (this, locals) = match (name, shape) {
-            ("with", Shape::Root | Shape::List) => return Err("`{{#with}}` takes a group or a value".to_owned()),
+            ("with", Shape::Root | Shape::List | Shape::Entries(_)) => {
+                return Err("`{{#with}}` takes a group or a value".to_owned());
+            }
             ("with", shape) => (shape, self.scopes.locals()),
-            (_, Shape::Lead | Shape::Group(_)) => (
+            (_, Shape::Lead | Shape::Group(_) | Shape::Entry(_)) => (
                 item,
                 vec![("key", Kind::Text), ("index", Kind::Number), ("first", Kind::Boolean), ("last", Kind::Boolean)],
             ),
-            (_, Shape::List) => {
+            (_, Shape::List | Shape::Entries(_)) => {
+                let item = if let Shape::Entries(entries) = shape { entries.one() } else { item };
                 (item, vec![("index", Kind::Number), ("first", Kind::Boolean), ("last", Kind::Boolean)])
             }
             (_, Shape::Root | Shape::Value(_)) => {
-                return Err("`{{#each}}` takes `lead`, a group or a list such as [\"a\", \"b\"]".to_owned());
+                return Err(
+                    "`{{#each}}` takes `lead`, a group, a list field or a list such as [\"a\", \"b\"]".to_owned()
+                );
             }
         };
         let names: Vec<String> = match param {

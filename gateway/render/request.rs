@@ -296,11 +296,13 @@ impl<'a> Composer<'a> {
             compile::add_secret(&mut secrets, &derived);
         }
         for field in &self.renderer.own.sensitive {
-            match self.input.lead.fields.get(field) {
-                Some(FieldValue::Text(value)) => compile::add_secret(&mut secrets, value),
-                Some(FieldValue::Integer(value)) => compile::add_secret(&mut secrets, &value.to_string()),
-                // `true` says nothing and stands in every other reply.
-                Some(FieldValue::Boolean(_)) | None => {}
+            for value in self.input.lead.fields.get(field).map(FieldValue::leaves).unwrap_or_default() {
+                match value {
+                    FieldValue::Text(value) => compile::add_secret(&mut secrets, value),
+                    FieldValue::Integer(value) => compile::add_secret(&mut secrets, &value.to_string()),
+                    // `true` says nothing and stands in every other reply.
+                    _ => {}
+                }
             }
         }
         Ok(secrets)

@@ -121,7 +121,22 @@ fn plain(name: &str, field: &Field) -> FieldValue {
         }),
         FieldType::Url => text("https://www.example.com/quote?a=1&b=2"),
         FieldType::Ip => text("203.0.113.9"),
+        FieldType::List => entries(field, plain),
     }
+}
+
+/// A list of two entries, or of as many as it must have or may.
+fn entries(field: &Field, value: fn(&str, &Field) -> FieldValue) -> FieldValue {
+    let bound =
+        |scalar: &Option<crate::model::campaign::Scalar>| scalar.as_ref().and_then(|scalar| scalar.0.parse().ok());
+    let count = 2.max(bound(&field.min).unwrap_or(0)).min(bound(&field.max).unwrap_or(usize::MAX));
+    let entry = match &field.items {
+        Some(items) => value("entry", items),
+        None => {
+            FieldValue::Group(field.fields.iter().map(|(name, member)| (name.clone(), value(name, member))).collect())
+        }
+    };
+    FieldValue::List(vec![entry; count])
 }
 
 /// What patterns commonly ask for.
@@ -156,6 +171,7 @@ fn nasty(name: &str, field: &Field) -> FieldValue {
         FieldType::Email => FieldValue::Text("o'neil&\"co\"+{x}@example.com".to_owned()),
         FieldType::Url => FieldValue::Text("https://www.example.com/?a='1'&b=%3C{x}%3E#f".to_owned()),
         FieldType::Ip => FieldValue::Text("2001:db8::ff".to_owned()),
+        FieldType::List => entries(field, nasty),
         _ => plain(name, field),
     }
 }

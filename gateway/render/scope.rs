@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use handlebars::{Path, PathSeg};
 
 use super::helpers::Spec;
-use crate::model::campaign::{Campaign, FieldType};
+use crate::model::campaign::{Campaign, Field, FieldType};
 use crate::model::contract::Contract;
 
 /// The group of the contract's secrets, whose members each contract names itself.
@@ -58,8 +58,31 @@ pub(super) enum Shape {
     Group(&'static Group),
     /// A list written in the template.
     List,
+    /// A list field.
+    Entries(Entries),
+    /// One entry of a list of groups: that of the campaign's field with this number.
+    Entry(usize),
     /// One value.
     Value(Kind),
+}
+
+/// What the entries of a list field are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entries {
+    /// Single values.
+    Values(Kind),
+    /// Groups: those of the campaign's field with this number.
+    Groups(usize),
+}
+
+impl Entries {
+    /// What one entry is.
+    pub(super) fn one(self) -> Shape {
+        match self {
+            Self::Values(kind) => Shape::Value(kind),
+            Self::Groups(field) => Shape::Entry(field),
+        }
+    }
 }
 
 /// What kind of value it is, as far as known.
@@ -84,7 +107,8 @@ impl Kind {
             | FieldType::OneOf
             | FieldType::Postcode
             | FieldType::Url
-            | FieldType::Ip => Self::Text,
+            | FieldType::Ip
+            | FieldType::List => Self::Text,
         }
     }
 }
@@ -94,6 +118,8 @@ impl Kind {
 pub(super) struct Uses {
     /// Fields by name.
     pub(super) fields: BTreeSet<String>,
+    /// Those of them that are lists.
+    pub(super) lists: BTreeSet<String>,
     /// The lead as a whole (`each`, `lookup`, `json`).
     pub(super) whole_lead: bool,
     /// Names of groups, and `now`.
@@ -111,6 +137,7 @@ pub(super) struct Uses {
 impl Uses {
     pub(super) fn merge(&mut self, other: &Self) {
         self.fields.extend(other.fields.iter().cloned());
+        self.lists.extend(other.lists.iter().cloned());
         self.whole_lead |= other.whole_lead;
         self.groups.extend(&other.groups);
         for spec in &other.scenic {
@@ -176,6 +203,7 @@ impl<'a> Scopes<'a> {
                     let keep = segments.len() - field.parts;
                     segments.truncate(keep);
                     segments.push(PathSeg::Named(field.name));
+                    segments.extend(field.behind.into_iter().map(PathSeg::Named));
                 }
                 Ok(shape)
             }
@@ -223,6 +251,9 @@ impl<'a> Scopes<'a> {
                 )),
             },
             Shape::Lead => {
+                if let Some(found) = self.in_list(names, raw, uses) {
+                    return found;
+                }
                 let name = names.join(".");
                 let Some(field) = self.campaign.fields.get(&name) else {
                     let known = self.campaign.fields.keys().map(String::as_str);
@@ -231,7 +262,28 @@ impl<'a> Scopes<'a> {
                 };
                 uses.sensitive |= field.sensitive;
                 uses.fields.insert(name.clone());
-                Ok((Shape::Value(Kind::of(field.kind)), Some(FieldPath { name, parts: names.len() })))
+                let shape = match field.kind {
+                    FieldType::List => {
+                        uses.lists.insert(name.clone());
+                        Shape::Entries(self.entries(&name, field))
+                    }
+                    kind => Shape::Value(Kind::of(kind)),
+                };
+                Ok((shape, Some(FieldPath { name, parts: names.len(), behind: Vec::new() })))
+            }
+            Shape::Entry(list) => {
+                let members = self.campaign.fields.values().nth(list).map(|field| &field.fields);
+                match members.and_then(|members| members.get(first)).filter(|_| rest.is_empty()) {
+                    Some(member) => Ok((Shape::Value(Kind::of(member.kind)), None)),
+                    None if *first == "lead" || GROUPS.iter().any(|group| group.name == first) => {
+                        Err(format!("inside of an entry, write @root.{}", names.join(".")))
+                    }
+                    None => {
+                        let known = members.into_iter().flatten().map(|(name, _)| name.as_str());
+                        let message = format!("`{raw}`: the entries of this list have no `{}`", names.join("."));
+                        Err(unknown(&message, first, known))
+                    }
+                }
             }
             Shape::Group(group) => {
                 let member = group.members.iter().find(|member| rest.is_empty() && **member == first);
@@ -249,6 +301,7 @@ impl<'a> Scopes<'a> {
                     None,
                 ))
             }
+            Shape::Entries(_) => Err(format!("`{raw}` asks for a part of a list; go through it with {{{{#each …}}}}")),
             Shape::List | Shape::Value(_) => Err(format!("`{raw}` asks for a part of a single value")),
         }
     }
@@ -269,12 +322,63 @@ impl Scopes<'_> {
             }
         }
     }
+
+    fn entries(&self, name: &str, field: &Field) -> Entries {
+        match &field.items {
+            Some(items) => Entries::Values(Kind::of(items.kind)),
+            None => Entries::Groups(self.campaign.fields.keys().position(|known| known == name).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// What stands behind a list's name: `vehicles.0` is an entry, `vehicles.0.make` its member. `None` for the names
+    /// of other fields, and of the list itself.
+    fn in_list(
+        &self,
+        names: &[String],
+        raw: &str,
+        uses: &mut Uses,
+    ) -> Option<Result<(Shape, Option<FieldPath>), String>> {
+        let at = (1..names.len()).find(|at| {
+            let name = names.get(..*at).unwrap_or_default().join(".");
+            self.campaign.fields.get(&name).is_some_and(|field| field.kind == FieldType::List)
+        })?;
+        let (list, behind) = names.split_at(at);
+        let (name, (number, rest)) = (list.join("."), behind.split_first()?);
+        if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
+            return Some(Err(format!(
+                "`lead.{name}` is a list: write {{{{#each lead.{name}}}}}{{{{this.{number}}}}}{{{{/each}}}}, or \
+                 lead.{name}.0.{number} for its first entry"
+            )));
+        }
+        let field = self.campaign.fields.get(&name)?;
+        uses.sensitive |= field.sensitive;
+        uses.fields.insert(name.clone());
+        uses.lists.insert(name.clone());
+        let (parts, behind) = (names.len(), behind.to_vec());
+        let entry = self.descend(self.entries(&name, field).one(), rest, raw, uses);
+        Some(entry.map(|(shape, _)| (shape, Some(FieldPath { name, parts, behind }))))
+    }
+}
+
+/// What to write instead of a list.
+pub(super) fn instead_of(list: &str, entries: Entries) -> String {
+    match entries {
+        Entries::Values(_) => format!(
+            "`{list}` is a list: write {{{{#each {list}}}}}{{{{this}}}}{{{{/each}}}}, {{{{concat {list} separator=\", \"}}}} \
+             or {{{{json {list}}}}}"
+        ),
+        Entries::Groups(_) => format!(
+            "`{list}` is a list of groups: write {{{{#each {list}}}}}{{{{this.MEMBER}}}}{{{{/each}}}} or {{{{json {list}}}}}"
+        ),
+    }
 }
 
 /// A field that the end of a path names, in so many parts.
 struct FieldPath {
     name: String,
     parts: usize,
+    /// Those of them that lead into the field: an entry's number and a member.
+    behind: Vec<String>,
 }
 
 fn note(shape: Shape, uses: &mut Uses) {

@@ -5,6 +5,7 @@
 //! - `integer` and `decimal` fields are compared as numbers (`5` equals `5.0`), `boolean` ones as yes or no;
 //! - `min` and `max` include the bound, and are numbers or, where the bound is a date, calendar days;
 //! - `matches` looks anywhere in the text;
+//! - of a list, one entry that passes every test is enough; the members of a list of groups are named `list.member`;
 //! - a field that is missing or empty fails every test but `exists = false`, so that `not` of such a test passes.
 //!
 //! Why a filter refused a lead is said in the filter's own words, never with the lead's values: it is kept with the lead
@@ -47,6 +48,13 @@ enum Node {
 enum Subject {
     /// `None`: not declared, kept as text.
     Field(String, Option<FieldType>),
+    /// A member of a list of groups: the list's name, the member's, both with the dot.
+    Member {
+        list: String,
+        member: String,
+        name: String,
+        kind: Option<FieldType>,
+    },
     Source,
 }
 
@@ -109,7 +117,8 @@ impl Node {
             Self::Not(node) => !node.passes(lead),
             Self::Tests(subject, tests) => {
                 let found = subject.of(lead);
-                tests.iter().all(|test| test.passes(found.as_ref(), subject))
+                let all = |value| tests.iter().all(|test| test.passes(value, subject));
+                if found.is_empty() { all(None) } else { found.iter().any(|value| all(Some(value))) }
             }
         }
     }
@@ -128,14 +137,19 @@ impl Node {
             Self::Not(node) => node.because(lead),
             Self::Tests(subject, tests) => {
                 let found = subject.of(lead);
-                if found.is_none() && !tests.iter().any(|test| matches!(test, Test::Exists(_))) {
+                if found.is_empty() && !tests.iter().any(|test| matches!(test, Test::Exists(_))) {
                     return format!("{} is not given", subject.name());
                 }
-                let reasons: Vec<String> = tests
-                    .iter()
-                    .filter(|test| test.passes(found.as_ref(), subject) == outcome)
-                    .map(|test| test.words(outcome))
-                    .collect();
+                let by_any = |test: &&Test| match found.as_slice() {
+                    [] => test.passes(None, subject),
+                    values => values.iter().any(|value| test.passes(Some(value), subject)),
+                };
+                let words = |test: &Test| test.words(outcome);
+                let mut reasons: Vec<String> = tests.iter().filter(|test| by_any(test) == outcome).map(words).collect();
+                if reasons.is_empty() {
+                    // Each test has an entry that passes it, but no entry passes all.
+                    reasons = tests.iter().map(words).collect();
+                }
                 format!("{} {}", subject.name(), reasons.join(" and "))
             }
         }
@@ -145,26 +159,36 @@ impl Node {
 impl Subject {
     fn name(&self) -> &str {
         match self {
-            Self::Field(name, _) => name,
+            Self::Field(name, _) | Self::Member { name, .. } => name,
             Self::Source => "source",
         }
     }
 
     fn kind(&self) -> Option<FieldType> {
         match self {
-            Self::Field(_, kind) => *kind,
+            Self::Field(_, kind) | Self::Member { kind, .. } => *kind,
             Self::Source => None,
         }
     }
 
-    /// The lead's value; `None` where missing or empty.
-    fn of<'a>(&self, lead: &'a Lead) -> Option<Cow<'a, FieldValue>> {
+    /// The lead's values: of a list those of its entries; none where missing or empty.
+    fn of<'a>(&self, lead: &'a Lead) -> Vec<Cow<'a, FieldValue>> {
+        let entries = |name: &str| match lead.fields.get(name) {
+            Some(FieldValue::Text(text)) if text.is_empty() => [].as_slice(),
+            Some(FieldValue::List(entries)) => entries,
+            Some(value) => std::slice::from_ref(value),
+            None => &[],
+        };
         match self {
-            Self::Field(name, _) => match lead.fields.get(name) {
-                Some(FieldValue::Text(text)) if text.is_empty() => None,
-                found => found.map(Cow::Borrowed),
-            },
-            Self::Source => Some(Cow::Owned(FieldValue::Text(lead.source.as_str().to_owned()))),
+            Self::Field(name, _) => entries(name).iter().map(Cow::Borrowed).collect(),
+            Self::Member { list, member, .. } => {
+                let of = |entry: &'a FieldValue| match entry {
+                    FieldValue::Group(members) => members.get(member),
+                    _ => None,
+                };
+                entries(list).iter().filter_map(of).map(Cow::Borrowed).collect()
+            }
+            Self::Source => vec![Cow::Owned(FieldValue::Text(lead.source.as_str().to_owned()))],
         }
     }
 }
@@ -233,7 +257,8 @@ impl Bound {
             (Self::Number(_), FieldValue::Integer(found)) => Some(Self::Number(Decimal::from(*found))),
             (Self::Number(_), FieldValue::Text(found)) => Decimal::from_str(found).ok().map(Self::Number),
             (Self::Day(_), FieldValue::Text(found)) => found.parse().ok().map(Self::Day),
-            (_, FieldValue::Boolean(_)) | (Self::Day(_), FieldValue::Integer(_)) => None,
+            (_, FieldValue::Boolean(_) | FieldValue::List(_) | FieldValue::Group(_))
+            | (Self::Day(_), FieldValue::Integer(_)) => None,
         }
     }
 }
@@ -250,7 +275,7 @@ impl std::fmt::Display for Bound {
 fn text_of(value: &FieldValue) -> Cow<'_, str> {
     match value {
         FieldValue::Text(text) => Cow::Borrowed(text),
-        FieldValue::Integer(_) | FieldValue::Boolean(_) => Cow::Owned(value.to_string()),
+        _ => Cow::Owned(value.to_string()),
     }
 }
 

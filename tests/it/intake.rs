@@ -4,6 +4,7 @@ mod bodies;
 mod fields;
 mod headers;
 mod identity;
+mod lists;
 
 use lead_gateway::intake::Rules;
 use lead_gateway::model::campaign::Campaign;

@@ -1253,6 +1253,174 @@ fn a_sensitive_field_is_masked_in_every_form_in_which_it_is_sent() {
     assert_eq!(request.secrets, ["1985-06-15", "54321"]);
 }
 
+// ---- Lists ----
+
+const LISTS: &str = "interests = { type = \"list\", items = { type = \"text\" } }\n\
+    \"my.rates\" = { type = \"list\", items = { type = \"decimal\" } }\n\
+    flags = { type = \"list\", items = { type = \"boolean\" } }\n\
+    vehicles = { type = \"list\", fields = { make = { type = \"text\" }, year = { type = \"integer\" }, price = { type = \"decimal\" } } }";
+
+fn list<const N: usize>(entries: [FieldValue; N]) -> FieldValue {
+    FieldValue::List(entries.into())
+}
+
+fn group<const N: usize>(members: [(&str, FieldValue); N]) -> FieldValue {
+    FieldValue::Group(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+fn with_lists() -> Lead {
+    fields([
+        ("interests", list([text("<solar>"), text("\"wind\" & co")])),
+        ("my.rates", list([text("1.50"), text("20")])),
+        ("flags", list([FieldValue::Boolean(true), FieldValue::Boolean(false)])),
+        (
+            "vehicles",
+            list([
+                group([("make", text("VW & Söhne")), ("year", FieldValue::Integer(2019)), ("price", text("900.10"))]),
+                group([("make", text("Kia"))]),
+            ]),
+        ),
+    ])
+}
+
+#[test]
+fn the_entries_of_a_list_are_written_in_every_format_and_numbers_stay_numbers() {
+    let lead = with_lists();
+    for (template, expected) in [
+        (
+            "<l>{{#each lead.interests}}<i n=\"{{@index}}\">{{this}}</i>{{/each}}</l>",
+            "<l><i n=\"0\">&lt;solar&gt;</i><i n=\"1\">&quot;wind&quot; &amp; co</i></l>",
+        ),
+        (
+            "<l>{{#each lead.vehicles as |v|}}<v y=\"{{v.year}}\">{{upper v.make}}</v>{{/each}}</l>",
+            "<l><v y=\"2019\">VW &amp; SÖHNE</v><v y=\"\">KIA</v></l>",
+        ),
+        (
+            "<l>{{#each lead.vehicles}}{{#each this}}<m n=\"{{@key}}\">{{this}}</m>{{/each}}{{@root.source.id}}{{/each}}</l>",
+            "<l><m n=\"make\">VW &amp; Söhne</m><m n=\"price\">900.10</m><m n=\"year\">2019</m>acme<m n=\"make\">Kia</m>acme</l>",
+        ),
+        (
+            "<l>{{concat lead.interests separator=\", \"}}|{{concat 'x' lead.my.rates separator='+'}}|{{len lead.vehicles}}</l>",
+            "<l>&lt;solar&gt;, &quot;wind&quot; &amp; co|x+1.50+20|2</l>",
+        ),
+        (
+            "<l>{{lead.vehicles.0.make}}|{{lead.vehicles.1.year}}|{{lead.interests.[1]}}|{{lead.vehicles.7.make}}</l>",
+            "<l>VW &amp; Söhne||&quot;wind&quot; &amp; co|</l>",
+        ),
+        (
+            "<l>{{#if lead.flags}}given{{/if}}{{#unless lead.interests}}none{{/unless}}{{#with lead.vehicles.0}}{{make}}{{/with}}</l>",
+            "<l>givenVW &amp; Söhne</l>",
+        ),
+    ] {
+        assert_eq!(body("xml", template, LISTS, &lead), expected, "{template}");
+    }
+    for (template, expected) in [
+        (
+            "{\"a\": {{json lead.interests}}, \"r\": {{json lead.my.rates}}, \"f\": {{json lead.flags}}}",
+            r#"{"a": ["<solar>","\"wind\" & co"], "r": [1.50,20], "f": [true,false]}"#,
+        ),
+        (
+            "[{{#each lead.vehicles}}{\"make\": \"{{this.make}}\", \"year\": {{this.year}}, \"price\": {{price}}}{{#unless @last}},{{/unless}}{{/each}}]",
+            r#"[{"make": "VW & Söhne", "year": 2019, "price": 900.10},{"make": "Kia", "year": null, "price": null}]"#,
+        ),
+        (
+            "[{{#each lead.my.rates}}{{this}}{{#unless @last}},{{/unless}}{{/each}}, {{len lead.interests}}]",
+            "[1.50,20, 2]",
+        ),
+        (
+            "[{{json lead.vehicles}}, {{#each lead.vehicles}}{{#if @first}}{{json this}}{{/if}}{{/each}}]",
+            r#"[[{"make":"VW & Söhne","price":900.10,"year":2019},{"make":"Kia"}], {"make":"VW & Söhne","price":900.10,"year":2019}]"#,
+        ),
+        (
+            "{\"xml\": \"{{#nested 'xml'}}<l>{{#each lead.interests}}<i>{{this}}</i>{{/each}}</l>{{/nested}}\"}",
+            r#"{"xml": "<l><i>&lt;solar&gt;</i><i>&quot;wind&quot; &amp; co</i></l>"}"#,
+        ),
+    ] {
+        assert_eq!(body("json", template, LISTS, &lead), expected, "{template}");
+    }
+}
+
+#[test]
+fn a_list_that_was_not_given_has_no_entries() {
+    let template = "[{{json lead.interests}}, {{json lead.vehicles}}, {{len lead.interests}}, \"{{concat lead.interests separator=','}}\", \
+                    \"{{#if lead.interests}}some{{else}}none{{/if}}\", \"{{#each lead.vehicles}}x{{else}}empty{{/each}}\", {{json lead}}]";
+    let expected = r#"[[], [], 0, "", "none", "empty", {"value":"v","interests":[],"vehicles":[]}]"#;
+    assert_eq!(body("json", template, LISTS, &fields([("value", text("v"))])), expected);
+}
+
+#[test]
+fn what_a_list_cannot_be_is_refused_when_the_template_is_loaded() {
+    for (template, message) in [
+        (
+            "<a>{{lead.interests}}</a>",
+            "write {{#each lead.interests}}{{this}}{{/each}}, {{concat lead.interests separator=\", \"}} or {{json lead.interests}}",
+        ),
+        ("<a>{{lead.vehicles}}</a>", "is a list of groups: write {{#each lead.vehicles}}{{this.MEMBER}}{{/each}}"),
+        (
+            "<a>{{lead.vehicles.make}}</a>",
+            "write {{#each lead.vehicles}}{{this.make}}{{/each}}, or lead.vehicles.0.make",
+        ),
+        ("<a>{{lead.vehicles.0}}</a>", "is not a single value"),
+        ("<a>{{lead.vehicles.0.colour}}</a>", "have no `colour`; there are make, price, year"),
+        ("<a>{{#each lead.vehicles}}{{this.mak}}{{/each}}</a>", "is it `make`?"),
+        ("<a>{{#each lead.vehicles}}{{this}}{{/each}}</a>", "`this` is not a single value"),
+        ("<a>{{#each lead.vehicles}}{{lead.value}}{{/each}}</a>", "write @root.lead.value"),
+        ("<a>{{upper lead.interests}}</a>", "`upper` takes single values, and this is a list"),
+        ("<a>{{concat lead.vehicles}}</a>", "`concat` takes single values, and this is a list"),
+        ("<a>{{#with lead.interests}}{{/with}}</a>", "takes a group or a value"),
+    ] {
+        let faults = with_template("xml", template, LISTS).err().unwrap_or_else(|| panic!("{template} was taken"));
+        assert!(faults[0].to_string().contains(message), "{template}: {faults:?}");
+    }
+}
+
+#[test]
+fn a_sensitive_list_is_masked_entry_by_entry() {
+    let declared = "ills = { type = \"list\", sensitive = true, items = { type = \"text\" } }\n\
+                    sums = { type = \"list\", sensitive = true, items = { type = \"decimal\" } }\n\
+                    kids = { type = \"list\", sensitive = true, fields = { name = { type = \"text\" }, age = { type = \"integer\" } } }";
+    let template = "{\"a\": \"{{concat lead.ills separator=', '}}\", \"b\": {{json lead.sums}}, \"c\": {{json lead.kids}}, \
+                    \"d\": [{{#each lead.kids}}\"{{upper name}}\", {{age}}{{/each}}], \"e\": {{json lead}}, \"f\": \"{{lead.ills.0}}\"}";
+    let renderer = with_template("json", template, declared).unwrap();
+    let lead = fields([
+        ("ills", list([text("asthma"), text("gout")])),
+        ("sums", list([text("1234.50")])),
+        ("kids", list([group([("name", text("Leonie")), ("age", FieldValue::Integer(54321))])])),
+    ]);
+    let request = render(&renderer, &lead).unwrap();
+    let masked = String::from_utf8(request.masked.unwrap().body.to_vec()).unwrap();
+    let stored: serde_json::Value = serde_json::from_str(&masked).unwrap();
+    for (pointer, expected) in [
+        ("/a", "***, ***"),
+        ("/b/0", "***"),
+        ("/c/0/name", "***"),
+        ("/c/0/age", "***"),
+        ("/d/0", "***"),
+        ("/d/1", "***"),
+        ("/f", "***"),
+    ] {
+        assert_eq!(stored.pointer(pointer).unwrap(), expected, "{pointer} of {masked}");
+    }
+    for secret in ["asthma", "gout", "1234", "Leonie", "LEONIE", "54321"] {
+        assert!(!masked.contains(secret), "{masked}");
+    }
+    assert_eq!(request.secrets, ["asthma", "gout", "54321", "Leonie", "1234.50"]);
+}
+
+#[test]
+fn the_leads_that_templates_are_tried_with_fill_lists() {
+    let campaign = campaign(LISTS);
+    assert_eq!(
+        serde_json::to_value(sample(&campaign).fields).unwrap()["vehicles"],
+        serde_json::json!([{"make": "Sample make", "price": "85.50", "year": 42}, {"make": "Sample make", "price": "85.50", "year": 42}])
+    );
+    let FieldValue::List(entries) = &hostile(&campaign).fields["interests"] else { panic!("no list") };
+    assert_eq!(entries[1].to_string().chars().count(), 10_000);
+    let comma = "[{{#each lead.vehicles}}{{json this.make}},{{/each}}{{len lead.vehicles}}{{#if lead.vehicles}}{{else}},{{/if}}]";
+    let renderer = with_template("json", comma, LISTS).unwrap();
+    assert_eq!(renderer.check(&campaign).len(), 1, "a lead without vehicles leaves a comma");
+}
+
 // ---- Checking ----
 
 #[test]

@@ -32,6 +32,11 @@ pub fn campaign(keys: &str) -> Campaign {
     .unwrap()
 }
 
+/// A campaign that declares these fields alone.
+pub fn campaign_with(fields: &str) -> Campaign {
+    toml::from_str(&format!("id = \"solar-uk\"\ntimezone = \"UTC\"\ncurrency = \"GBP\"\n[fields]\n{fields}")).unwrap()
+}
+
 pub fn lead(fields: &[(&str, FieldValue)]) -> Lead {
     Lead {
         id: LeadId(uuid::Uuid::nil()),

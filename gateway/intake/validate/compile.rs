@@ -11,8 +11,12 @@ use crate::model::lead::Meta;
 
 use super::kind::{self, Bounds, Kind};
 use super::phone::{Region, is_country};
-use super::{FieldRule, MAX_TEXT, Rules};
-use crate::intake::posted::MAX_NAME;
+use super::{FieldRule, Items, ListRule, MAX_TEXT, Rules};
+use crate::intake::lists::Lists;
+use crate::intake::posted::{MAX_ENTRIES, MAX_NAME};
+
+/// Entries of a list that says nothing else.
+const USUAL_ENTRIES: usize = 100;
 
 /// What is wrong with a campaign's declarations.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,9 +36,15 @@ impl Rules {
     pub fn compile(campaign: &Campaign) -> Result<Self, Vec<RuleFault>> {
         let mut faults = Faults::default();
         let mut fields = Vec::with_capacity(campaign.fields.len());
+        let mut lists = Vec::new();
         for (name, field) in &campaign.fields {
             check_name(campaign, name, &mut faults);
-            fields.extend(FieldRule::compile(name, field, &mut faults));
+            let path = format!("fields.{name}");
+            if field.kind == FieldType::List {
+                lists.extend(ListRule::compile(name, &path, field, &mut faults));
+            } else {
+                fields.extend(FieldRule::compile(name, &path, field, &mut faults));
+            }
         }
         let mut dedupe = Vec::with_capacity(campaign.dedupe.len());
         for (at, rule) in campaign.dedupe.iter().enumerate() {
@@ -45,6 +55,14 @@ impl Rules {
             for name in rule.fields.iter().filter(|name| !campaign.fields.contains_key(*name)) {
                 faults.add(key("fields"), format!("`{name}` is not declared; declare it below `fields`"));
             }
+            let is_list =
+                |name: &&String| campaign.fields.get(*name).is_some_and(|field| field.kind == FieldType::List);
+            for name in rule.fields.iter().filter(is_list) {
+                faults.add(
+                    key("fields"),
+                    format!("`{name}` is a list, which does not tell who somebody is; leave it out"),
+                );
+            }
             if rule.window.0.is_zero() {
                 faults.add(key("window"), "must be longer than nothing; leave the rule out to allow duplicates");
             }
@@ -54,8 +72,12 @@ impl Rules {
             names.dedup();
             dedupe.push((names, rule.window.0));
         }
-        // `campaign.fields` is sorted by name, and so is `fields`.
-        if faults.0.is_empty() { Ok(Self { fields, unknown: campaign.unknown_fields, dedupe }) } else { Err(faults.0) }
+        if !faults.0.is_empty() {
+            return Err(faults.0);
+        }
+        let list_names = Lists::new(lists.iter().map(|list| (list.name.clone(), list.holds())));
+        // `campaign.fields` is sorted by name, and so are `fields` and `lists`.
+        Ok(Self { fields, lists, list_names, unknown: campaign.unknown_fields, dedupe })
     }
 }
 
@@ -70,11 +92,7 @@ impl Faults {
 
 fn check_name(campaign: &Campaign, name: &str, faults: &mut Faults) {
     let key = format!("fields.{name}");
-    let fits = name.chars().nth(MAX_NAME).is_none()
-        && name.split('.').all(|part| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
-        });
-    if !fits {
+    if name.chars().nth(MAX_NAME).is_some() || !name.split('.').all(is_plain_name) {
         faults.add(&key, "a field's name is letters, digits, `_` and `-`, with dots between its parts");
     }
     if name == "test" || Meta::default().posted(name).is_some() {
@@ -89,13 +107,91 @@ fn check_name(campaign: &Campaign, name: &str, faults: &mut Faults) {
     }
 }
 
+/// Letters, digits, `_` and `-`.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+}
+
+impl ListRule {
+    /// As [`FieldRule::compile`].
+    fn compile(name: &str, path: &str, field: &Field, faults: &mut Faults) -> Option<Self> {
+        let before = faults.0.len();
+        let key = |part: &str| format!("{path}.{part}");
+        for (part, given) in [
+            ("default", field.default.is_some()),
+            ("pattern", field.pattern.is_some()),
+            ("values", !field.values.is_empty()),
+            ("region", field.region.is_some()),
+            ("country", field.country.is_some()),
+        ] {
+            if given {
+                faults.add(key(part), "does not apply to a list; write it into `items`, or remove it");
+            }
+        }
+        let entries = bounds(field, |text| usize::from_str(text).ok(), "a number of entries", key, faults);
+        if entries.max.is_some_and(|max| !(1..=MAX_ENTRIES).contains(&max)) {
+            faults.add(key("max"), format!("must be from 1 to {MAX_ENTRIES}"));
+        }
+        let most = entries.max.unwrap_or(USUAL_ENTRIES);
+        let least = entries.min.unwrap_or(0);
+        if entries.max.is_none() && least > most {
+            faults.add(key("min"), format!("is more than the {most} entries allowed without `max`; set `max` too"));
+        }
+        let of = match (field.items.as_deref(), field.fields.is_empty()) {
+            (Some(items), true) => {
+                entry_part(items, &key("items"), faults);
+                let meaningless = [("required", items.required), ("default", items.default.is_some())];
+                for (part, _) in meaningless.into_iter().filter(|(_, given)| *given) {
+                    faults.add(
+                        key(&format!("items.{part}")),
+                        "means nothing for a list's entries; set `min` of the list",
+                    );
+                }
+                FieldRule::compile(name, &key("items"), items, faults).map(|rule| Items::Values(Box::new(rule)))
+            }
+            (None, false) => {
+                let mut members = Vec::with_capacity(field.fields.len());
+                for (name, member) in &field.fields {
+                    let path = key(&format!("fields.{name}"));
+                    if !is_plain_name(name) {
+                        faults.add(&path, "a member's name is letters, digits, `_` and `-`");
+                    }
+                    entry_part(member, &path, faults);
+                    members.extend(FieldRule::compile(name, &path, member, faults));
+                }
+                Some(Items::Groups(members))
+            }
+            _ => {
+                faults.add(
+                    path,
+                    "a list needs either `items`, what each entry is, such as { type = \"text\" }, or `fields`, what each \
+                     entry has",
+                );
+                None
+            }
+        };
+        let of = of.filter(|_| faults.0.len() == before)?;
+        Some(Self { name: name.to_owned(), required: field.required, entries: least..=most, of })
+    }
+}
+
+/// What cannot be said of a part of an entry.
+fn entry_part(field: &Field, path: &str, faults: &mut Faults) {
+    if field.kind == FieldType::List {
+        faults.add(format!("{path}.type"), "a list cannot stand in a list; make it a field of its own");
+    }
+    if field.sensitive {
+        faults.add(format!("{path}.sensitive"), "a list is sensitive as a whole; write it beside the list's `type`");
+    }
+}
+
 impl FieldRule {
     /// `None` when a fault was added that leaves nothing to go on with.
-    fn compile(name: &str, field: &Field, faults: &mut Faults) -> Option<Self> {
+    fn compile(name: &str, path: &str, field: &Field, faults: &mut Faults) -> Option<Self> {
         let before = faults.0.len();
-        let key = |part: &str| format!("fields.{name}.{part}");
+        let key = |part: &str| format!("{path}.{part}");
         check_applicable(field, key, faults);
-        let kind = compile_kind(field, key, faults);
+        let kind = compile_kind(field, key, faults)?;
         let length = compile_length(field, key, faults);
         let pattern = field.pattern.as_deref().and_then(|pattern| {
             // Alone first, so that the message shows the pattern as configured.
@@ -131,6 +227,8 @@ fn check_applicable(field: &Field, key: impl Fn(&str) -> String, faults: &mut Fa
         ("values", !field.values.is_empty(), kind == FieldType::OneOf),
         ("region", field.region.is_some(), kind == FieldType::Phone),
         ("country", field.country.is_some(), kind == FieldType::Postcode),
+        ("items", field.items.is_some(), kind == FieldType::List),
+        ("fields", !field.fields.is_empty(), kind == FieldType::List),
     ] {
         if given && !applies {
             faults.add(key(part), "does not apply to a field of this type; remove it");
@@ -146,9 +244,9 @@ fn check_applicable(field: &Field, key: impl Fn(&str) -> String, faults: &mut Fa
     }
 }
 
-fn compile_kind(field: &Field, key: impl Fn(&str) -> String, faults: &mut Faults) -> Kind {
+fn compile_kind(field: &Field, key: impl Fn(&str) -> String, faults: &mut Faults) -> Option<Kind> {
     const NO_COUNTRY: &str = "is not a country; use its two capital letters (ISO 3166), such as \"GB\"";
-    match field.kind {
+    Some(match field.kind {
         FieldType::Text => Kind::Text,
         FieldType::Email => Kind::Email,
         FieldType::Phone => {
@@ -174,7 +272,9 @@ fn compile_kind(field: &Field, key: impl Fn(&str) -> String, faults: &mut Faults
         }
         FieldType::Url => Kind::Url,
         FieldType::Ip => Kind::Ip,
-    }
+        // In a list, which was said already.
+        FieldType::List => return None,
+    })
 }
 
 /// How many characters the field's text may have. Everything for types whose `min` and `max` are values.

@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use super::Args;
+use super::{Args, text_of};
 
 pub(super) fn upper(args: &Args<'_, '_>) -> Result<Json, String> {
     Ok(args.text(0).to_uppercase().into())
@@ -56,7 +56,10 @@ pub(super) fn replace(args: &Args<'_, '_>) -> Result<Json, String> {
 }
 
 pub(super) fn concat(args: &Args<'_, '_>) -> Result<Json, String> {
-    let parts = (0..args.count()).map(|at| args.text(at));
+    let parts = args.values().flat_map(|value| match value {
+        Json::Array(entries) => entries.iter().map(text_of).collect(),
+        value => vec![text_of(value)],
+    });
     Ok(match args.option("separator") {
         Some(separator) => parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&separator).into(),
         None => parts.collect::<String>().into(),
@@ -64,5 +67,9 @@ pub(super) fn concat(args: &Args<'_, '_>) -> Result<Json, String> {
 }
 
 pub(super) fn len(args: &Args<'_, '_>) -> Result<Json, String> {
-    Ok(args.text(0).chars().count().into())
+    Ok(match args.value(0) {
+        Json::Array(entries) => entries.len(),
+        _ => args.text(0).chars().count(),
+    }
+    .into())
 }

@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::super::engine::Scene;
 use super::{Args, Literals, number, shorten, text_of};
 use crate::model::contract::Contract;
+use crate::model::secret::MASK;
 
 pub(super) fn default(args: &Args<'_, '_>) -> Result<Json, String> {
     Ok(args.values().find(|value| !text_of(value).is_empty()).cloned().unwrap_or_default())
@@ -44,8 +45,14 @@ pub(super) fn check_map(literals: &Literals<'_>, contract: &Contract) -> Result<
 /// JSON text of a value. Typed by the value itself; `type` reads a text as what it says.
 pub(super) fn json(args: &Args<'_, '_>) -> Result<Json, String> {
     let value = args.value(0);
-    if let Json::Object(_) | Json::Array(_) = value {
-        return Ok(value.to_string().into());
+    match (value, args.option("type").as_deref(), args.option(NUMBERS)) {
+        (Json::Array(_) | Json::Object(_), Some("number"), _) => return typed_parts(value, true, &[]).map(Json::from),
+        (Json::Array(_) | Json::Object(_), _, Some(names)) => {
+            let names: Vec<&str> = names.split(' ').collect();
+            return typed_parts(value, false, &names).map(Json::from);
+        }
+        (Json::Array(_) | Json::Object(_), ..) => return Ok(value.to_string().into()),
+        _ => {}
     }
     let text = text_of(value);
     if text.is_empty() {
@@ -59,6 +66,29 @@ pub(super) fn json(args: &Args<'_, '_>) -> Result<Json, String> {
         (Some(_), _) => return Err("type is not number, boolean or string".to_owned()),
     };
     Ok(typed.into())
+}
+
+/// The option with the names of the members that are numbers, set where a template is loaded and by no template.
+pub(in crate::render) const NUMBERS: &str = "numbers";
+
+/// JSON text of a list field or an entry of it. Decimals are kept as texts: those that are numbers by their type are
+/// written as such. (The mask is none.)
+fn typed_parts(value: &Json, number: bool, names: &[&str]) -> Result<String, String> {
+    match value {
+        Json::Array(entries) => {
+            let entries = entries.iter().map(|entry| typed_parts(entry, number, names));
+            Ok(format!("[{}]", entries.collect::<Result<Vec<_>, _>>()?.join(",")))
+        }
+        Json::Object(members) => {
+            let members = members.iter().map(|(name, member)| {
+                let text = typed_parts(member, names.contains(&name.as_str()), &[])?;
+                Ok::<_, String>(format!("{}:{text}", Json::from(name.as_str())))
+            });
+            Ok(format!("{{{}}}", members.collect::<Result<Vec<_>, _>>()?.join(",")))
+        }
+        Json::String(text) if number && text != MASK => Ok(json_number(text.trim()).ok_or("not a number")?),
+        scalar => Ok(scalar.to_string()),
+    }
 }
 
 pub(super) fn check_json(literals: &Literals<'_>, _: &Contract) -> Result<(), String> {

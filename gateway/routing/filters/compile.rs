@@ -7,7 +7,7 @@ use regex::Regex;
 use rust_decimal::Decimal;
 
 use super::{Bound, Node, Subject, Test, Value, folded};
-use crate::model::campaign::{Campaign, FieldType, Scalar, UnknownFields};
+use crate::model::campaign::{Campaign, Field, FieldType, Scalar, UnknownFields};
 use crate::model::contract::{Filter, SourceTest};
 use crate::model::id::SourceId;
 use crate::routing::Fault;
@@ -87,14 +87,50 @@ impl Reader<'_> {
     }
 
     fn field(&mut self, name: &str, filter: &Filter, at: &str) -> Option<Node> {
-        let kind = self.campaign.fields.get(name).map(|field| field.kind);
+        let campaign = self.campaign;
+        let field = campaign.fields.get(name);
+        if let Some(list) = field.filter(|field| field.kind == FieldType::List) {
+            return self.list(name, list, filter, at);
+        }
+        let of_list = name.rsplit_once('.').and_then(|(list, member)| Some((list, member, campaign.fields.get(list)?)));
+        if let Some((list, member, field)) = of_list.filter(|(.., field)| !field.fields.is_empty()) {
+            return self.member(list, member, field, filter, at);
+        }
+        let kind = field.map(|field| field.kind);
         if kind.is_none() && self.campaign.unknown_fields == UnknownFields::Refuse {
             let problem = format!("field `{name}` is not declared by campaign {}, which refuses it", self.campaign.id);
             self.fault(at, problem);
             return None;
         }
-        let tests = self.tests(filter, kind, Some(name), at)?;
+        let tests = self.tests(filter, kind, field, at)?;
         Some(Node::Tests(Subject::Field(name.to_owned(), kind), tests))
+    }
+
+    /// A list of values is tested by its entries; of a list of groups only whether it is given.
+    fn list(&mut self, name: &str, list: &Field, filter: &Filter, at: &str) -> Option<Node> {
+        let items = list.items.as_deref();
+        let exists_only = Filter { exists: None, ..filter.clone() };
+        if let (None, true, Some(member)) = (items, has_test(&exists_only), list.fields.keys().next()) {
+            self.fault(at, format!("the entries of `{name}` are groups; name a member, such as {name}.{member}"));
+            return None;
+        }
+        let kind = items.map(|items| items.kind);
+        let tests = self.tests(filter, kind, items, at)?;
+        Some(Node::Tests(Subject::Field(name.to_owned(), kind), tests))
+    }
+
+    /// A member of a list of groups.
+    fn member(&mut self, list: &str, member: &str, field: &Field, filter: &Filter, at: &str) -> Option<Node> {
+        let declared = field.fields.get(member);
+        if declared.is_none() && self.campaign.unknown_fields == UnknownFields::Refuse {
+            let known: Vec<&str> = field.fields.keys().map(String::as_str).collect();
+            self.fault(at, format!("the entries of `{list}` have no `{member}`; they have {}", known.join(", ")));
+            return None;
+        }
+        let kind = declared.map(|member| member.kind);
+        let tests = self.tests(filter, kind, declared, at)?;
+        let name = format!("{list}.{member}");
+        Some(Node::Tests(Subject::Member { list: list.to_owned(), member: member.to_owned(), name, kind }, tests))
     }
 
     fn source(&mut self, source: &SourceTest, filter: &Filter, at: &str) -> Option<Node> {
@@ -125,7 +161,13 @@ impl Reader<'_> {
         (self.faults.len() == faults).then_some(Node::Tests(Subject::Source, vec![test]))
     }
 
-    fn tests(&mut self, filter: &Filter, kind: Option<FieldType>, field: Option<&str>, at: &str) -> Option<Vec<Test>> {
+    fn tests(
+        &mut self,
+        filter: &Filter,
+        kind: Option<FieldType>,
+        field: Option<&Field>,
+        at: &str,
+    ) -> Option<Vec<Test>> {
         let faults = self.faults.len();
         if !has_test(filter) {
             self.fault(at, "a test is missing; write one of equals, one_of, prefix, matches, min, max, exists");
@@ -173,9 +215,8 @@ impl Reader<'_> {
     }
 
     /// A value to be equal to, in the form of the field's type.
-    fn value(&mut self, value: &Scalar, kind: Option<FieldType>, field: Option<&str>, at: &str) -> Option<Value> {
+    fn value(&mut self, value: &Scalar, kind: Option<FieldType>, field: Option<&Field>, at: &str) -> Option<Value> {
         let text = value.0.as_str();
-        let declared = field.and_then(|name| self.campaign.fields.get(name));
         let (value, expected) = match kind {
             Some(FieldType::Integer | FieldType::Decimal) => {
                 (Decimal::from_str(text).ok().map(Value::Number), "a number, as the field is")
@@ -186,7 +227,7 @@ impl Reader<'_> {
                 "a date such as 2026-11-21, as the field is",
             ),
             Some(FieldType::OneOf) => (
-                declared
+                field
                     .is_none_or(|field| field.values.iter().any(|value| value == text))
                     .then(|| Value::Text(text.to_owned())),
                 "one of the values that the campaign declares for the field",

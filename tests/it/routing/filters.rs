@@ -4,7 +4,7 @@ use lead_gateway::model::contract::Filter;
 use lead_gateway::model::lead::{FieldValue, Lead};
 use lead_gateway::routing::filters::Filters;
 
-use super::{campaign, lead, text};
+use super::{campaign, campaign_with, lead, text};
 
 fn filter(toml_value: &str) -> Filter {
     #[derive(serde::Deserialize)]
@@ -208,4 +208,54 @@ fn filters_nested_beyond_reason_are_a_fault_and_not_a_crash() {
     let faults = Filters::compile(&deep, &campaign("")).unwrap_err();
     assert_eq!(faults.len(), 1);
     assert!(faults[0].problem.contains("more than 32 deep"), "{faults:?}");
+}
+
+#[test]
+fn one_entry_of_a_list_that_passes_every_test_is_enough() {
+    let campaign = campaign_with(
+        "interests = { type = \"list\", items = { type = \"one_of\", values = [\"solar\", \"wind\"] } }\n\
+         rates = { type = \"list\", items = { type = \"decimal\" } }\n\
+         vehicles = { type = \"list\", fields = { make = { type = \"text\" }, year = { type = \"integer\" } } }",
+    );
+    let vehicle = |make: &str, year: i64| {
+        FieldValue::Group([("make".to_owned(), text(make)), ("year".to_owned(), FieldValue::Integer(year))].into())
+    };
+    let lead = lead(&[
+        ("interests", FieldValue::List(vec![text("wind"), text("solar")])),
+        ("rates", FieldValue::List(vec![text("1.50"), text("20")])),
+        ("vehicles", FieldValue::List(vec![vehicle("VW", 2004), vehicle("Kia", 2021)])),
+    ]);
+    for (filter, expected) in [
+        (r#"{ field = "interests", equals = "solar" }"#, Ok(())),
+        (r#"{ field = "interests", one_of = ["solar"] }"#, Ok(())),
+        (r#"{ field = "interests", prefix = "sun" }"#, Err("interests does not start with sun")),
+        (r#"{ field = "interests", matches = "^sol" }"#, Ok(())),
+        (r#"{ not = { field = "interests", equals = "wind" } }"#, Err("interests is wind")),
+        (r#"{ field = "interests", exists = true }"#, Ok(())),
+        (r#"{ field = "interests", exists = false }"#, Err("interests is given")),
+        (r#"{ field = "vehicles", exists = true }"#, Ok(())),
+        (r#"{ field = "rates", min = "9" }"#, Ok(())),
+        (r#"{ field = "rates", min = "30" }"#, Err("rates is not at least 30")),
+        (r#"{ field = "vehicles.make", equals = "Kia" }"#, Ok(())),
+        (r#"{ field = "vehicles.make", equals = "BMW" }"#, Err("vehicles.make is not BMW")),
+        (r#"{ field = "vehicles.year", min = 2020, max = 2022 }"#, Ok(())),
+        // One is old enough, another young enough, and none is both.
+        (
+            r#"{ field = "vehicles.year", min = 2010, max = 2015 }"#,
+            Err("vehicles.year is not at least 2010 and is not at most 2015"),
+        ),
+        (r#"{ field = "vehicles.colour", exists = false }"#, Ok(())),
+        (r#"{ field = "vehicles.colour", equals = "red" }"#, Err("vehicles.colour is not given")),
+    ] {
+        let checked = Filters::compile(&self::filter(filter), &campaign).unwrap().check(&lead);
+        assert_eq!(checked, expected.map_err(str::to_owned), "{filter}");
+    }
+    for filter in [
+        r#"{ field = "interests", equals = "sun" }"#,
+        r#"{ field = "vehicles", equals = "Kia" }"#,
+        r#"{ field = "vehicles.year", equals = "new" }"#,
+        r#"{ field = "vehicles.make", min = "2020-01-01x" }"#,
+    ] {
+        assert!(Filters::compile(&self::filter(filter), &campaign).is_err(), "{filter}");
+    }
 }
