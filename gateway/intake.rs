@@ -18,9 +18,11 @@ pub mod wait;
 mod form;
 mod json;
 mod lists;
+mod multipart;
 mod posted;
 mod xml;
 
+pub use multipart::Boundary;
 pub use posted::{MAX_ENTRIES, MAX_FIELDS, MAX_LIST_VALUES, MAX_META, MAX_NAME, Posted, PostedValue};
 pub use validate::{Code, FieldError, RuleFault, Rules, Valid};
 
@@ -36,26 +38,35 @@ pub enum Format {
     Json,
     /// `application/x-www-form-urlencoded`.
     Form,
+    /// `multipart/form-data`, without files.
+    Multipart(Boundary),
     /// `application/xml`, `text/xml`, or any `…+xml`.
     Xml,
 }
 
 impl Format {
     /// The format of a `Content-Type` (RFC 9110, section 8.3; suffixes RFC 6839). `None` where we do not read the
-    /// type, or its charset is anything but UTF-8 or its subset US-ASCII.
+    /// type, its charset is anything but UTF-8 or its subset US-ASCII, or a multipart names no boundary.
     #[must_use]
     pub fn from_content_type(value: &str) -> Option<Self> {
         let mut parts = value.split(';').map(str::trim);
         let media = parts.next()?.to_ascii_lowercase();
-        let readable = parts.all(|parameter| {
+        let mut readable = true;
+        let mut boundary = None;
+        for parameter in parts {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            let charset = value.trim_matches('"');
-            !name.eq_ignore_ascii_case("charset")
-                || ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
-        });
+            let value = value.trim_matches('"');
+            if name.eq_ignore_ascii_case("charset") {
+                readable &= is_utf8_charset(value);
+            } else if name.eq_ignore_ascii_case("boundary") {
+                // A quoted one that was cut at a `;` is none: RFC 2046 does not allow it there.
+                boundary = Boundary::new(value).filter(|_| parameter.ends_with('"') == parameter.contains("=\""));
+            }
+        }
         let format = match media.as_str() {
             "application/json" => Self::Json,
             "application/x-www-form-urlencoded" => Self::Form,
+            "multipart/form-data" => Self::Multipart(boundary?),
             "application/xml" | "text/xml" => Self::Xml,
             other => {
                 let (family, subtype) = other.split_once('/')?;
@@ -69,6 +80,11 @@ impl Format {
         };
         readable.then_some(format)
     }
+}
+
+/// Whether a charset's name means UTF-8, or its subset US-ASCII.
+fn is_utf8_charset(name: &str) -> bool {
+    ["utf-8", "utf8", "us-ascii"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// Why a body cannot be read, and where. Names fields, never their values.
@@ -124,6 +140,7 @@ fn parse_with(format: Format, body: &[u8], lists: &Lists) -> Result<Posted, Malf
     match format {
         Format::Json => json::parse(utf8(body)?, lists),
         Format::Form => form::parse(body, lists),
+        Format::Multipart(boundary) => multipart::parse(body, boundary, lists),
         Format::Xml => xml::parse(utf8(body)?, lists),
     }
 }

@@ -173,7 +173,8 @@ async fn take(
     }
     let Some(format) = format_of(&arrival.headers) else {
         return Err(Problem::unsupported_media_type(
-            "send application/json, application/x-www-form-urlencoded or application/xml, in UTF-8",
+            "send application/json, application/x-www-form-urlencoded, multipart/form-data with its boundary, or \
+             application/xml, in UTF-8",
         ));
     };
     if let Some(problem) = &arrival.incomplete {

@@ -2,6 +2,7 @@
 
 mod duplicates;
 mod limits;
+mod lists;
 mod outcomes;
 mod refusals;
 mod table;
@@ -50,6 +51,14 @@ async fn taker() -> (Stub, String) {
 async fn post(gateway: &Gateway, path: &str, key: &str, content_type: &str, body: impl Into<reqwest::Body>) -> Answer {
     let request = gateway.client.post(gateway.url(path)).bearer_auth(key).header("content-type", content_type);
     gateway.send(request.body(body)).await
+}
+
+/// A multipart body whose boundary is `b`.
+fn multipart(fields: &[(&str, &str)]) -> String {
+    let part = |(name, value): &(&str, &str)| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    fields.iter().map(part).collect::<Vec<_>>().concat() + "--b--\r\n"
 }
 
 /// Posts JSON under an idempotency key.

@@ -14,6 +14,7 @@ use lead_gateway::clock;
 const JSON: &str = "application/json";
 const XML: &str = "application/xml";
 const FORM: &str = "application/x-www-form-urlencoded";
+const MULTIPART: &str = "multipart/form-data; boundary=b";
 
 #[tokio::test]
 async fn a_post_without_a_known_key_is_unauthorized_and_leaves_nothing() {
@@ -76,6 +77,7 @@ async fn a_key_in_body_or_query_opens_where_its_source_allows_it_and_is_not_stor
         bare(JSON, json!({"email": "j@example.com", "key": FORM_KEY}).to_string()),
         bare(FORM, format!("key={FORM_KEY}&email=f%40example.com")),
         bare(XML, format!("<lead><email>x@example.com</email><key>{FORM_KEY}</key></lead>")).header("accept", JSON),
+        bare(MULTIPART, multipart(&[("email", "m@example.com"), ("key", FORM_KEY)])),
         gateway.client.post(format!("{url}?key={FORM_KEY}")).header("content-type", FORM).body("email=q%40example.com"),
     ];
     for post in posts {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lead_gateway::intake::{self, FieldError, Format, MAX_FIELDS, Malformed, Rules};
+use lead_gateway::intake::{self, Boundary, FieldError, Format, MAX_FIELDS, Malformed, Rules};
 use lead_gateway::model::campaign::Campaign;
 use lead_gateway::model::lead::FieldValue;
 use proptest::prelude::*;
@@ -23,7 +23,10 @@ fn fixture_campaign() -> Campaign {
 /// The bodies of one folder, each with its name and format.
 fn bodies(kind: &str) -> Vec<(PathBuf, Format, Vec<u8>)> {
     let mut all = Vec::new();
-    for (name, format) in [("json", Format::Json), ("form", Format::Form), ("xml", Format::Xml)] {
+    let multipart = Format::from_content_type("multipart/form-data; boundary=fixture").unwrap();
+    for (name, format) in
+        [("json", Format::Json), ("form", Format::Form), ("multipart", multipart), ("xml", Format::Xml)]
+    {
         for entry in std::fs::read_dir(folder().join(name).join(kind)).unwrap() {
             let path = entry.unwrap().path();
             let file = path.file_name().unwrap().to_str().unwrap();
@@ -80,6 +83,15 @@ fn every_bad_fixture_gets_its_answer() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+fn boundary(text: &str) -> Boundary {
+    Boundary::new(text).unwrap()
+}
+
+fn as_multipart(name: &str, value: &str) -> (Format, String) {
+    let body = format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n--b--\r\n");
+    (Format::Multipart(boundary("b")), body)
+}
+
 #[test]
 fn content_types_are_told_apart() {
     for (value, expected) in [
@@ -96,7 +108,14 @@ fn content_types_are_told_apart() {
         ("+json", None),
         ("/+xml", None),
         ("application/jsonp", None),
-        ("multipart/form-data; boundary=x", None),
+        ("multipart/form-data; boundary=x", Some(Format::Multipart(boundary("x")))),
+        ("Multipart/Form-Data; charset=utf-8; Boundary=\"a b:c\"", Some(Format::Multipart(boundary("a b:c")))),
+        ("multipart/form-data", None),
+        ("multipart/form-data; boundary=", None),
+        ("multipart/form-data; boundary=\"a;b\"", None),
+        (&format!("multipart/form-data; boundary={}", "x".repeat(71)), None),
+        ("multipart/form-data; boundary=x; charset=utf-16", None),
+        ("multipart/mixed; boundary=x", None),
         ("", None),
     ] {
         assert_eq!(Format::from_content_type(value), expected, "{value}");
@@ -127,6 +146,9 @@ fn no_message_quotes_what_was_posted() {
         (Format::Xml, format!("<a><b>&{secret};</b></a>")),
         (Format::Xml, format!("<a b='{secret}><b/></a>")),
         (Format::Form, format!("a={secret}%FF")),
+        (Format::Multipart(boundary("b")), format!("--b\r\n{secret}")),
+        (Format::Multipart(boundary("b")), format!("--b\r\n{secret}\r\n\r\n{secret}\r\n--b--")),
+        (Format::Multipart(boundary("b")), format!("--b\r\nContent-Disposition: {secret}\r\n\r\n{secret}\r\n--b--")),
     ] {
         let error = intake::parse(format, body.as_bytes()).unwrap_err();
         assert!(!error.to_string().contains(secret), "{error}");
@@ -181,6 +203,10 @@ fn a_mebibyte_of_nested_garbage_is_refused() {
         (Format::Xml, format!("<!DOCTYPE a [{}]><a/>", fill("<!ENTITY a 'b'>"))),
         (Format::Form, (0..90_000).map(|n| format!("a{n}=1&")).collect()),
         (Format::Form, format!("a={}", fill("%FF"))),
+        (Format::Multipart(boundary("b")), fill("--b\r\n")),
+        (Format::Multipart(boundary("b")), fill("\r\n--b ")),
+        (Format::Multipart(boundary("b")), format!("--b\r\n{}", fill("a:\r\n"))),
+        (Format::Multipart(boundary("b")), format!("--b\r\nContent-Disposition: form-data; name=\"{}", fill("\\\""))),
     ];
     for (format, body) in bodies {
         // One that took forever would be ended by the test runner.
@@ -218,6 +244,7 @@ proptest! {
             (Format::Json, format!("{{\"f\":\"{escaped}\"}}")),
             (Format::Form, form.append_pair("f", &posted).finish()),
             (Format::Xml, as_xml(&posted)),
+            as_multipart("f", &posted),
         ] {
             let valid = rules.validate(intake::parse(format, body.as_bytes()).unwrap()).unwrap();
             prop_assert!(valid.fields.get("f") == Some(&FieldValue::Text(posted.clone())), "{format:?}: {body:?}");
@@ -226,7 +253,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        for format in [Format::Json, Format::Form, Format::Xml] {
+        for format in [Format::Json, Format::Form, Format::Xml, Format::Multipart(boundary("b"))] {
             let _ = intake::parse(format, &bytes);
         }
     }
@@ -238,11 +265,12 @@ proptest! {
             "{", "}", "[", "]", "\"", ":", ",", "\\", "\\u", "d800", "null", "true", "1", "-", "e9", ".", "a", "b.c", "é", "\n",
             "<", ">", "</", "/>", "<a>", "</a>", "<a", "=", "'", "&", ";", "&#", "x41", "&lt;", "<!--", "-->", "<![CDATA[", "]]>",
             "<?xml", "version", "?>", "<!DOCTYPE", "<?", "%", "%E2%82%AC", "+", "test", "sub1", " ", "\u{feff}", "\0",
+            "--b", "\r\n", "--b--", "Content-Disposition: form-data; name=\"a\"", "\r\n\r\n", "; filename=", "\"", "Content-Type:",
         ]), 0..60),
         json_start in any::<bool>(),
     ) {
         let body = format!("{}{}", if json_start { "{\"" } else { "" }, parts.concat());
-        for format in [Format::Json, Format::Form, Format::Xml] {
+        for format in [Format::Json, Format::Form, Format::Xml, Format::Multipart(boundary("b"))] {
             if let Ok(posted) = intake::parse(format, body.as_bytes()) {
                 prop_assert!(posted.fields.len() <= MAX_FIELDS);
                 let names: BTreeMap<_, _> = posted.fields.iter().cloned().collect();
