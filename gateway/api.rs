@@ -8,7 +8,8 @@ mod resources;
 mod staff;
 mod views;
 
-pub use views::time;
+pub use staff::{find_deliveries, redeliver_as};
+pub use views::{Reveal, time};
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};

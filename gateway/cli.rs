@@ -9,6 +9,7 @@ macro_rules! println {
 mod apply;
 mod check;
 pub mod demo;
+mod export;
 mod send;
 mod serve;
 mod token;
@@ -72,6 +73,21 @@ enum Command {
         /// Delete what the files do not have.
         #[arg(long)]
         prune: bool,
+    },
+    /// Writes the network that is in the store as files, which `check` and `apply` read back without a difference.
+    ///
+    /// One file for each campaign with its sources, one for each partner with its contracts, and the templates below
+    /// DIR/templates, which `check` and `apply` prefer to the configured ones. Defaults are left out; references to
+    /// secrets (env:NAME, file:PATH) stay references; pauses are no part of it.
+    Export {
+        /// The directory to write; made if it is not there.
+        directory: PathBuf,
+        /// Write into a directory that is not empty, over files of the same names.
+        #[arg(long)]
+        force: bool,
+        /// Export secrets that are written out in the network, instead of refusing; only you can read those files.
+        #[arg(long)]
+        with_secrets: bool,
     },
     /// Prints the request that would be sent to a contract's endpoint for a lead.
     Render {
@@ -147,6 +163,9 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         Command::Check { path, replies } => check::run(&config()?, path.as_deref(), replies.as_deref(), cli.json),
         Command::Apply { path, dry_run, force, prune } => {
             apply::run(&config()?, &path, crate::app::apply::Flags { dry_run, force, prune }, cli.json).await
+        }
+        Command::Export { directory, force, with_secrets } => {
+            export::run(&config()?, &directory, export::Wish { force, with_secrets }, cli.json).await
         }
         Command::Render { contract, lead } => send::render(&config()?, &contract, &lead, cli.json),
         Command::Send { contract, lead } => send::send(&config()?, &contract, &lead, cli.json).await,

@@ -3,6 +3,7 @@
 
 pub mod changes;
 mod compile;
+pub mod export;
 pub mod files;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -10,6 +10,7 @@ pub mod window;
 pub use queue::QueueView;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ struct Inner {
     tasks: TaskTracker,
     stop: watch::Sender<bool>,
     ready: watch::Sender<bool>,
+    /// Leads are taken, and nothing moves: see [`Worker::stand_by`].
+    standing_by: AtomicBool,
     keep: Keep,
     /// Bounds the leads that wait in memory; beyond it they are read again when their turn comes.
     fresh: Arc<Semaphore>,
@@ -67,6 +70,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             stop: watch::Sender::new(false),
             ready: watch::Sender::new(false),
+            standing_by: AtomicBool::new(false),
             keep,
             fresh: Arc::new(Semaphore::new(FRESH_LEADS)),
         });
@@ -85,10 +89,21 @@ impl Worker {
         Ok(found)
     }
 
-    /// Whether recovery is done.
+    /// For a command that works on a store without a gateway: learns what leads cannot be taken without (pauses and
+    /// counts), and moves nothing. What it takes waits for the next start.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn stand_by(&self) -> Result<(), StoreError> {
+        recovery::learn(&self.0.pipeline).await?;
+        self.0.standing_by.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether leads can be taken: recovery is done, or it is not this process's.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        *self.0.ready.borrow()
+        *self.0.ready.borrow() || self.0.standing_by.load(Ordering::Relaxed)
     }
 
     /// Waits until recovery is done, at most `within`; returns whether it is.

@@ -94,8 +94,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn page<T>(page: &Page<T>, view: impl Fn(&T) -> Value) -> Json<Value> {
-    Json(json!({"items": page.items.iter().map(view).collect::<Vec<_>>(), "next_cursor": page.next}))
+fn page<T>(page: &Page<T>, view: impl Fn(&T) -> Value) -> Value {
+    json!({"items": page.items.iter().map(view).collect::<Vec<_>>(), "next_cursor": page.next})
 }
 
 /// Which gates are shut now, for everything on one page.
@@ -175,7 +175,7 @@ pub(super) async fn leads(State(api): State<Arc<Api>>, headers: HeaderMap, Query
         let deliveries = deliveries.get(&record.lead.id).unwrap_or(&none);
         views::lead(&network, record, deliveries, &|record| shut.of(record), staff.reveal())
     });
-    Ok(view.into_response())
+    Ok(Json(view).into_response())
 }
 
 /// What a searched text may be stored as; a telephone number without its country may be one of any home region.
@@ -218,9 +218,17 @@ pub(super) async fn lead(State(api): State<Arc<Api>>, headers: HeaderMap, Path(i
 
 pub(super) async fn deliveries(State(api): State<Arc<Api>>, headers: HeaderMap, Query(params): Params) -> Answer {
     let staff = api.staff(&headers)?;
+    Ok(Json(find_deliveries(&api, &params, staff.reveal()).await?).into_response())
+}
+
+/// A page of deliveries by the parameters of `GET /v1/deliveries`.
+///
+/// # Errors
+/// Every wrong parameter by its name; when the store cannot be read.
+pub async fn find_deliveries(api: &Api, params: &HashMap<String, String>, reveal: Reveal) -> Result<Value, Problem> {
     let network = api.pipeline.directory.network();
-    let shut = ShutGates::look(&api, &network).await;
-    let mut read = Reader::new(&params);
+    let shut = ShutGates::look(api, &network).await;
+    let mut read = Reader::new(params);
     let held = read.parsed("held", "true or false");
     let search = DeliverySearch {
         lead: read.parsed("lead", "a lead's id"),
@@ -242,8 +250,7 @@ pub(super) async fn deliveries(State(api): State<Arc<Api>>, headers: HeaderMap, 
     };
     read.finish()?;
     let found = api.pipeline.store.find_deliveries(search).await?;
-    Ok(page(&found, |record| views::delivery(&network, record, shut.of(record).as_ref(), None, staff.reveal()))
-        .into_response())
+    Ok(page(&found, |record| views::delivery(&network, record, shut.of(record).as_ref(), None, reveal)))
 }
 
 pub(super) async fn delivery(State(api): State<Arc<Api>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
@@ -281,7 +288,7 @@ pub(super) async fn refusals(State(api): State<Arc<Api>>, headers: HeaderMap, Qu
     };
     read.finish()?;
     let found = api.pipeline.store.find_refusals(search).await?;
-    Ok(page(&found, |record| views::refusal(record, staff.reveal())).into_response())
+    Ok(Json(page(&found, |record| views::refusal(record, staff.reveal()))).into_response())
 }
 
 #[derive(Deserialize)]
@@ -300,9 +307,22 @@ pub(super) async fn redeliver(
     let staff = api.staff(&headers)?.must_be(Role::Support)?;
     let id = delivery_id(&id)?;
     let wish: Redeliver = body_of(&body)?;
-    let new =
-        api.pipeline.redeliver(id, wish.limits, &staff.name, wish.reason).await.map_err(|fault| refused(fault, id))?;
+    let new = redeliver_as(&api, id, wish.limits, &staff.name, wish.reason).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({"delivery_id": new}))).into_response())
+}
+
+/// Sends a finished delivery again in somebody's name; the new delivery's id.
+///
+/// # Errors
+/// As `POST /v1/deliveries/{id}/redeliver` answers them.
+pub async fn redeliver_as(
+    api: &Api,
+    id: DeliveryId,
+    limits: Option<RedeliverLimits>,
+    who: &str,
+    reason: Option<String>,
+) -> Result<DeliveryId, Problem> {
+    api.pipeline.redeliver(id, limits, who, reason).await.map_err(|fault| refused(fault, id))
 }
 
 #[derive(Deserialize)]

@@ -1,24 +1,34 @@
 //! How commands talk to a running gateway: HTTP over a socket in the data directory that only its owner can open, and
 //! that therefore needs no token.
 
+mod desk;
+
+pub use desk::{Found, RedeliverRequest, Redelivered, Standing, StandingsRequest};
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::post;
 use axum::{Json, Router};
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
+use tower::ServiceExt as _;
 
 use super::App;
 use super::apply::{Flags, Report};
 use crate::api::access::{Role, Tokens, hash_token, new_token};
+use crate::clock::Clock;
+use crate::config::Config;
 use crate::directory::ResourceSet;
 use crate::store::{Audit, Kind, ResourceRecord, Store, StoreError, TokenRecord};
 use crate::web::problem::Problem;
@@ -50,6 +60,8 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/apply", post(apply))
         .route("/tokens", post(new_staff_token))
+        .route("/resources", post(resources))
+        .merge(desk::routes())
         .layer(DefaultBodyLimit::max(BODY_AT_MOST))
         .with_state(app)
 }
@@ -91,6 +103,12 @@ async fn apply(State(app): State<Arc<App>>, Json(request): Json<ApplyRequest>) -
     Ok(Json(app.apply(&set, request.flags, "apply").await?))
 }
 
+/// Every resource in the store: kind, id, document.
+async fn resources(State(app): State<Arc<App>>) -> Result<Json<Vec<(Kind, String, String)>>, Problem> {
+    let records = app.pipeline.store.resources().await?;
+    Ok(Json(records.into_iter().map(|record| (record.kind, record.id, record.document)).collect()))
+}
+
 async fn new_staff_token(
     State(app): State<Arc<App>>,
     Json(request): Json<TokenRequest>,
@@ -123,6 +141,61 @@ pub async fn make_token(
     Ok(store.add_token(record, now, audit).await?.then_some(token))
 }
 
+/// A line to a gateway: the one that runs on the data directory, or one that is opened for the length of a command. The
+/// second answers alike, delivers nothing, and leaves what it accepted to the next start.
+pub struct Line(Way);
+
+enum Way {
+    Running(PathBuf),
+    Opened(Arc<App>),
+}
+
+impl Line {
+    /// A line to the gateway that runs on the configured store; where none does, it is opened here.
+    ///
+    /// # Errors
+    /// When the store or the network cannot be used.
+    pub async fn open(config: Config) -> anyhow::Result<Self> {
+        let directory = config.store.directory()?;
+        if Store::is_in_use(&directory) {
+            return Ok(Self(Way::Running(directory)));
+        }
+        let app = App::open(config, Clock::system()).await?;
+        app.worker.stand_by().await?;
+        Ok(Self(Way::Opened(Arc::new(app))))
+    }
+
+    /// Whether somebody will deliver what is asked for now, and not at the next start only.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self.0, Way::Running(_))
+    }
+
+    /// Asks.
+    ///
+    /// # Errors
+    /// When the gateway does not answer, or refuses.
+    pub async fn ask<Q: Serialize, A: DeserializeOwned>(&self, path: &str, request: &Q) -> anyhow::Result<A> {
+        match &self.0 {
+            Way::Running(directory) => ask(directory, path, request).await,
+            Way::Opened(app) => {
+                let request = posted(path, serde_json::to_vec(request)?)?;
+                let Ok(response) = router(Arc::clone(app)).oneshot(request.map(Body::new)).await;
+                let status = response.status();
+                answered(status, &response.into_body().collect().await?.to_bytes())
+            }
+        }
+    }
+
+    /// Ends what [`Line::open`] opened.
+    pub async fn close(self) {
+        if let Way::Opened(app) = self.0 {
+            // Nothing is under way but tasks that wait for a start.
+            app.worker.drain(Duration::from_secs(5)).await;
+        }
+    }
+}
+
 /// Asks the gateway that runs on `directory`.
 ///
 /// # Errors
@@ -138,20 +211,34 @@ pub async fn ask<Q: Serialize, A: DeserializeOwned>(directory: &Path, path: &str
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let body = Full::new(bytes::Bytes::from(serde_json::to_vec(request)?));
-    let request = Request::post(path)
+    let request = posted(path, serde_json::to_vec(request)?)?;
+    let broke_off = "the gateway broke off; is it stopping?";
+    let response = sender.send_request(request).await.context(broke_off)?;
+    let status = response.status();
+    answered(status, &response.into_body().collect().await.context(broke_off)?.to_bytes())
+}
+
+fn posted(path: &str, body: Vec<u8>) -> Result<Request<Full<bytes::Bytes>>, http::Error> {
+    Request::post(path)
         .header(header::HOST, "gateway")
         .header(header::CONTENT_TYPE, "application/json")
-        .body(body)?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
+        .body(Full::new(body.into()))
+}
+
+fn answered<A: DeserializeOwned>(status: StatusCode, body: &[u8]) -> anyhow::Result<A> {
     if !status.is_success() {
-        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
-        match problem.get("detail").and_then(|detail| detail.as_str()) {
-            Some(detail) => bail!("{detail}"),
-            None => bail!("the gateway answered {status}"),
-        }
+        let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+        let Some(detail) = problem.get("detail").and_then(Value::as_str) else {
+            bail!("the gateway answered {status}");
+        };
+        let errors = problem.get("errors").and_then(Value::as_array).into_iter().flatten();
+        let errors: String = errors
+            .map(|error| {
+                let text = |key| error.get(key).and_then(Value::as_str).unwrap_or_default();
+                format!("\n  {}: {}", text("field"), text("message"))
+            })
+            .collect();
+        bail!("{detail}{errors}");
     }
-    Ok(serde_json::from_slice(&body)?)
+    Ok(serde_json::from_slice(body)?)
 }

@@ -23,8 +23,12 @@ struct ResourceFile {
     contract: Vec<Contract>,
 }
 
+/// The directory of templates that an export has beside its resources.
+pub const TEMPLATES: &str = "templates";
+
 /// Reads a directory of resources (its `*.toml`, not those of directories below it), or one file. Templates are taken
-/// up as far as contracts refer to them.
+/// up as far as contracts refer to them: from `templates/` beside the resources where there is such a directory, as in
+/// an export, else from the directory `templates`.
 ///
 /// # Errors
 /// Every fault of every file, with its line where it has one.
@@ -43,7 +47,9 @@ pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
             Err(error) => faults.push(Fault::new(origin, format!("cannot be read ({error})"))),
         }
     }
-    let disk = TemplateDirectory::new(templates);
+    let directory = if path.is_file() { path.parent().unwrap_or(Path::new("")) } else { path };
+    let beside = directory.join(TEMPLATES);
+    let disk = TemplateDirectory::new(if beside.is_dir() { &beside } else { templates });
     for contract in set.contracts.values() {
         for name in [&contract.endpoint.template, &contract.endpoint.header_template].into_iter().flatten() {
             disk.take_up(name, 0);

@@ -124,7 +124,8 @@ fn mask(value: &mut Value) {
 }
 
 /// Whether a template holds variables only, and no text of its own that may be a secret.
-fn is_plain_template(text: &str) -> bool {
+#[must_use]
+pub fn is_plain_template(text: &str) -> bool {
     let mut parts = text.split("{{");
     let no_text = |part: &str| !part.contains(char::is_alphanumeric);
     text.contains("{{")

@@ -1,6 +1,6 @@
 //! What people may do to a delivery: send it again, say what became of it, end it; pause and resume.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Conclusion, Pipeline, plan};
 use crate::gate::Paused;
@@ -9,7 +9,7 @@ use crate::model::id::{BadName, DeliveryId};
 use crate::store::{Audit, Change, DeliveryRecord, NewDelivery, PausedKind, StoreError};
 
 /// Whether a redelivery takes places and obeys limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RedeliverLimits {
     /// Like any other delivery.

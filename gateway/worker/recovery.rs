@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Inner;
+use crate::pipeline::Pipeline;
 use crate::store::StoreError;
 
 /// Rows read at a time.
@@ -18,14 +19,20 @@ pub struct Found {
     pub queues: usize,
 }
 
-pub(super) async fn recover(inner: &Arc<Inner>) -> Result<Found, StoreError> {
-    let pipeline = &inner.pipeline;
-    let mut found = Found::default();
+/// Tells gate and directory what the store knows: counts, and what is paused.
+pub(super) async fn learn(pipeline: &Pipeline) -> Result<(), StoreError> {
     let as_of = pipeline.gate.as_of();
     pipeline.reconcile(&pipeline.store.all_places().await?, as_of).await;
     for (kind, id) in pipeline.store.paused().await? {
         pipeline.mark_paused(kind, &id, true).await;
     }
+    Ok(())
+}
+
+pub(super) async fn recover(inner: &Arc<Inner>) -> Result<Found, StoreError> {
+    let pipeline = &inner.pipeline;
+    let mut found = Found::default();
+    learn(pipeline).await?;
 
     // Queues first: what becomes of the open attempts may have to wait in them, and must find them complete.
     for contract in pipeline.store.contracts_with_queue().await? {

@@ -47,7 +47,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("oxml", &["verdict"]),
     ("html5ever", &["verdict/select"]),
     ("clap", &["cli"]),
-    ("axum", &["api", "app/control.rs", "cli/demo", "web"]),
+    ("indicatif", &["cli"]),
+    ("csv", &["cli/import"]),
+    ("axum", &["api", "app/control", "cli/demo", "web"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<(String, String)>) {

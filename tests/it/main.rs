@@ -10,6 +10,7 @@
 mod acts;
 mod answers;
 mod capture;
+mod commands;
 mod config;
 mod crash;
 mod deliveries;

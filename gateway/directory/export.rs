@@ -1,0 +1,255 @@
+//! The network as files that `apply` reads back without a difference: a file for each campaign with its sources, one for
+//! each partner with its contracts, and the templates below `templates/`.
+//!
+//! Keys stand in the order of their declarations, defaults are left out, references to secrets stay references.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Component, Path};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::files::TEMPLATES;
+use super::{Fault, ResourceSet};
+use crate::model::secret::{SecretText, is_plain_template, is_secret_header};
+
+/// One file to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportedFile {
+    /// What it says.
+    pub text: String,
+    /// Where it holds a secret that is written out: the resource and the key.
+    pub secrets: Vec<String>,
+}
+
+/// Tables that get a header of their own; others stand on one line while they fit.
+const SECTIONS: [&str; 7] = ["fields", "maps", "secrets", "endpoint", "oauth2", "form", "response"];
+/// Tables whose entries are data, of which none is a default.
+const DATA: [&str; 5] = ["maps", "secrets", "form", "headers", "params"];
+/// Characters of a line, about.
+const WIDTH: usize = 110;
+
+/// The files of a network, by path below the directory of the export.
+///
+/// # Errors
+/// Templates whose names lead out of the directory, and resources that this version cannot write.
+pub fn files(set: &ResourceSet) -> Result<BTreeMap<String, ExportedFile>, Vec<Fault>> {
+    let mut files = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (id, campaign) in &set.campaigns {
+        let mut file = Writer::new("a campaign and its sources");
+        file.add("campaign", id.as_str(), campaign, &mut faults);
+        for (id, source) in set.sources.iter().filter(|(_, source)| source.campaign == *id) {
+            file.add("source", id.as_str(), source, &mut faults);
+        }
+        files.insert(format!("campaign-{id}.toml"), file.finish());
+    }
+    for (id, partner) in &set.partners {
+        let mut file = Writer::new("a partner and its contracts");
+        file.add("partner", id.as_str(), partner, &mut faults);
+        for (id, contract) in set.contracts.iter().filter(|(_, contract)| contract.partner == *id) {
+            file.add("contract", id.as_str(), contract, &mut faults);
+        }
+        files.insert(format!("partner-{id}.toml"), file.finish());
+    }
+    for (name, text) in &set.templates {
+        if name.is_empty() || !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
+            faults.push(Fault::new(format!("stored template {name}"), "its name leads out of the directory"));
+            continue;
+        }
+        files.insert(format!("{TEMPLATES}/{name}"), ExportedFile { text: text.clone(), secrets: Vec::new() });
+    }
+    if faults.is_empty() { Ok(files) } else { Err(faults) }
+}
+
+struct Writer {
+    text: String,
+    secrets: Vec<String>,
+}
+
+impl Writer {
+    fn new(what: &str) -> Self {
+        let text = format!(
+            "# Written by `gateway export`: {what}. Defaults are left out.\n\
+             # `gateway check DIRECTORY` and `gateway apply DIRECTORY` read the directory that this file is in.\n"
+        );
+        Self { text, secrets: Vec::new() }
+    }
+
+    fn add<T: Serialize + DeserializeOwned + PartialEq>(
+        &mut self,
+        kind: &str,
+        id: &str,
+        resource: &T,
+        faults: &mut Vec<Fault>,
+    ) {
+        let value = match serde_json::to_value(resource) {
+            Ok(Value::Object(value)) => without_defaults(value, resource),
+            Ok(_) | Err(_) => return faults.push(Fault::new(format!("{kind} {id}"), "cannot be written as a table")),
+        };
+        for (name, secret) in value.get("secrets").and_then(Value::as_object).into_iter().flatten() {
+            if secret.as_str().is_some_and(|text| !SecretText(text.to_owned()).is_reference()) {
+                self.secrets.push(format!("{kind} {id}: secrets.{name}"));
+            }
+        }
+        if let Some(endpoint) = value.get("endpoint") {
+            literal_secrets(&format!("{kind} {id}: endpoint"), endpoint, false, &mut self.secrets);
+        }
+        let _ = writeln!(self.text, "\n[[{kind}]]");
+        table(&mut self.text, kind, &value);
+    }
+
+    fn finish(self) -> ExportedFile {
+        ExportedFile { text: self.text, secrets: self.secrets }
+    }
+}
+
+/// Leaves out every key without which the resource reads the same.
+fn without_defaults<T: DeserializeOwned + PartialEq>(mut value: Map<String, Value>, whole: &T) -> Map<String, Value> {
+    let mut path = Vec::new();
+    drop_defaults(&mut value, &mut path, whole);
+    value
+}
+
+fn drop_defaults<T: DeserializeOwned + PartialEq>(root: &mut Map<String, Value>, path: &mut Vec<String>, whole: &T) {
+    let Some(keys) = at(root, path).map(|table| table.keys().cloned().collect::<Vec<_>>()) else { return };
+    for key in keys {
+        let mut without = root.clone();
+        if let Some(table) = at(&mut without, path) {
+            table.shift_remove(&key);
+        }
+        let same = serde_json::from_value::<T>(Value::Object(without.clone())).is_ok_and(|read| read == *whole);
+        if same {
+            *root = without;
+        } else if !DATA.contains(&key.as_str()) {
+            path.push(key);
+            drop_defaults(root, path, whole);
+            path.pop();
+        }
+    }
+}
+
+fn at<'a>(root: &'a mut Map<String, Value>, path: &[String]) -> Option<&'a mut Map<String, Value>> {
+    path.iter().try_fold(root, |table, key| table.get_mut(key)?.as_object_mut())
+}
+
+/// The places below an endpoint where a secret is written out instead of named.
+fn literal_secrets(place: &str, value: &Value, in_auth: bool, found: &mut Vec<String>) {
+    let Value::Object(table) = value else { return };
+    for (key, value) in table {
+        let place = format!("{place}.{key}");
+        match value {
+            Value::String(text) if ["url", "backup_url"].contains(&key.as_str()) => {
+                if url_holds_secret(text) {
+                    found.push(place);
+                }
+            }
+            Value::String(text) => {
+                let named = is_secret_header(key) && !names_no_secret(key);
+                let literal = !SecretText(text.clone()).is_reference() && !is_plain_template(text) && !text.is_empty();
+                if literal && (named || (in_auth && key == "value")) {
+                    found.push(place);
+                }
+            }
+            Value::Object(_) if key != "response" => literal_secrets(&place, value, in_auth || key == "auth", found),
+            _ => {}
+        }
+    }
+}
+
+/// Keys that tell where a secret goes or comes from, and are none.
+fn names_no_secret(key: &str) -> bool {
+    ["url", "_path", "_header", "_name", "_type", "_field"].iter().any(|end| key.ends_with(end))
+}
+
+/// Whether a URL that is written out has a password, or a secret by its name in its query.
+fn url_holds_secret(url: &str) -> bool {
+    if SecretText(url.to_owned()).is_reference() {
+        return false;
+    }
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));
+    let parameters = url.split_once('?').map_or("", |(_, query)| query).split('&');
+    authority.contains('@')
+        || parameters
+            .filter_map(|parameter| parameter.split_once('='))
+            .any(|(name, value)| is_secret_header(name) && !value.is_empty() && !is_plain_template(value))
+}
+
+/// The entries of a table: those that fit on a line first, then those with a header of their own.
+fn table(out: &mut String, path: &str, entries: &Map<String, Value>) {
+    let (sections, lines): (Vec<_>, Vec<_>) =
+        entries.iter().filter(|(_, value)| !value.is_null()).partition(|(name, value)| is_section(path, name, value));
+    for (name, value) in lines {
+        let name = key(name);
+        let _ = writeln!(out, "{name} = {}", written(value, name.len() + 3));
+    }
+    for (name, value) in sections {
+        let Value::Object(entries) = value else { continue };
+        let path = format!("{path}.{}", key(name));
+        // A table of tables needs no header of its own.
+        if !entries.iter().all(|(name, value)| is_section(&path, name, value)) {
+            let _ = writeln!(out, "\n[{path}]");
+        }
+        table(out, &path, entries);
+    }
+}
+
+fn is_section(path: &str, name: &str, value: &Value) -> bool {
+    let Value::Object(entries) = value else { return false };
+    let declared = SECTIONS.contains(&name) || path.ends_with(".maps");
+    let long = || flat(value).len() + name.len() > WIDTH && !entries.values().any(Value::is_array);
+    // What a lead's field, a header or a form's field is called says nothing of its shape.
+    let named_by_people = path.ends_with(".fields") || path.ends_with(".form") || path.ends_with(".headers");
+    !entries.is_empty() && !named_by_people && (declared || long())
+}
+
+/// A value, on one line if it fits; long lists with a line for each item.
+fn written(value: &Value, column: usize) -> String {
+    let line = flat(value);
+    if line.len() + column <= WIDTH {
+        return line;
+    }
+    match value {
+        Value::Array(items) if !items.is_empty() => {
+            let items: Vec<String> = items.iter().map(|item| format!("    {},\n", written(item, 4))).collect();
+            format!("[\n{}]", items.concat())
+        }
+        Value::Object(entries) => entry_list(entries, |value| written(value, column)),
+        _ => line,
+    }
+}
+
+fn flat(value: &Value) -> String {
+    match value {
+        Value::String(text) => string(text),
+        Value::Array(items) => format!("[{}]", items.iter().map(flat).collect::<Vec<_>>().join(", ")),
+        Value::Object(entries) => entry_list(entries, flat),
+        other => other.to_string(),
+    }
+}
+
+fn entry_list(entries: &Map<String, Value>, written: impl Fn(&Value) -> String) -> String {
+    let entries: Vec<String> = entries
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| format!("{} = {}", key(name), written(value)))
+        .collect();
+    if entries.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", entries.join(", ")) }
+}
+
+fn key(name: &str) -> String {
+    let bare = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if bare { name.to_owned() } else { quoted(name) }
+}
+
+fn string(text: &str) -> String {
+    let raw = text.contains(['\\', '"']) && !text.contains('\'') && !text.contains(char::is_control);
+    if raw { format!("'{text}'") } else { quoted(text) }
+}
+
+/// A basic string of TOML, whose escapes are JSON's, and which also wants DEL escaped.
+fn quoted(text: &str) -> String {
+    Value::String(text.to_owned()).to_string().replace('\u{7f}', "\\u007F")
+}
