@@ -120,6 +120,7 @@ fn each_example_renders_plain_hostile_and_bare_leads() {
 
 #[test]
 fn each_example_says_what_it_is_and_what_must_be_replaced() {
+    let overview = std::fs::read_to_string(root().join("config/network/examples/README.md")).unwrap();
     for entry in std::fs::read_dir(root().join("config/network/examples")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") && !path.ends_with("campaigns.toml") {
@@ -128,6 +129,7 @@ fn each_example_says_what_it_is_and_what_must_be_replaced() {
             let says_facts = head.contains("Used of") || head.contains("Shown: ");
             assert!(says_facts && head.contains("Replace: "), "{}: its head lacks something", path.display());
             let contract = path.file_stem().unwrap().to_str().unwrap();
+            assert!(overview.contains(&format!("| `{contract}.toml` |")), "{contract} is not in README.md");
             assert!(
                 text.contains(&format!("\nid = \"{contract}\"\n")),
                 "{}: the file is named otherwise",
@@ -151,7 +153,8 @@ fn each_example_has_replies_of_every_kind() {
         let has = |beginning: &str| names.iter().any(|name| name.starts_with(beginning));
         assert!(has("accepted") && has("rejected"), "{contract}: {names:?}");
         assert!(has("duplicate") != silent.contains(contract.as_str()), "{contract}: {names:?}");
-        assert!(names.iter().any(|name| name.contains("fault") || name.contains("500")), "{contract}: {names:?}");
+        let mentions = |word: &str| names.iter().any(|name| name.contains(word));
+        assert!(mentions("malformed") && (mentions("fault") || mentions("500")), "{contract}: {names:?}");
     }
 }
 
