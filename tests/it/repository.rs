@@ -239,7 +239,8 @@ fn every_link_of_the_docs_to_a_heading_leads_to_one() {
     for page in pages {
         for target in text(&format!("docs/{page}")).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-            if target.contains("://") {
+            // An address elsewhere, or a regular expression in an example.
+            if target.contains("://") || target.contains(|c: char| !c.is_alphanumeric() && !"#-_./".contains(c)) {
                 continue;
             }
             let file = if file.is_empty() { page } else { file };
