@@ -7,6 +7,7 @@
 //!
 //! Promise 6 is kept by rendering a second time, with secrets and sensitive fields masked, for storing.
 
+mod charset;
 mod compile;
 mod context;
 mod engine;
@@ -35,7 +36,7 @@ use self::engine::Scene;
 use self::request::{Composer, Request};
 use self::scope::Uses;
 use crate::model::campaign::Campaign;
-use crate::model::contract::{Contract, Method};
+use crate::model::contract::{Charset, Contract, Method};
 use crate::model::exchange::{Masked, Outgoing};
 use crate::model::id::DeliveryId;
 use crate::model::lead::Lead;
@@ -45,6 +46,7 @@ pub use self::sample::{hostile, sample};
 /// A contract's endpoint, compiled: what renders its requests.
 pub struct Renderer {
     method: Method,
+    charset: Charset,
     url: Piece,
     backup: Option<Piece>,
     /// A query parameter with credentials: its encoded name and its value.
@@ -148,7 +150,8 @@ impl Renderer {
     /// # Errors
     /// When a value does not fit what a template asks of it, or the result is not well-formed. No attempt is made then.
     pub fn render(&self, input: &RenderInput<'_>) -> Result<Outgoing, RenderFault> {
-        let scene = Scene::new(input.delivery, input.attempt, input.now, input.timezone, &self.maps, &self.keys);
+        let scene =
+            Scene::new(input.delivery, input.attempt, input.now, input.timezone, &self.maps, &self.keys, self.charset);
         let mut outgoing = self.render_to(&self.url, input, &scene)?;
         if let Some(url) = &self.backup {
             outgoing.backup = Some(Box::new(self.render_to(url, input, &scene)?));

@@ -231,6 +231,9 @@ pub struct Endpoint {
     /// Where to instead when nothing could be handed over at `url`; a template too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup_url: Option<SecretText>,
+    /// The charset of the body; UTF-8 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charset: Option<Charset>,
     /// SOAP action; SOAP methods only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
@@ -364,6 +367,37 @@ pub struct Tls {
     /// Authorities trusted beside the machine's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<SecretText>,
+}
+
+/// The charset of a request's body.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Charset {
+    /// UTF-8.
+    #[default]
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// ISO-8859-1 (Latin-1).
+    #[serde(rename = "iso-8859-1")]
+    Latin1,
+    /// windows-1252.
+    #[serde(rename = "windows-1252")]
+    Windows1252,
+    /// US-ASCII.
+    #[serde(rename = "us-ascii")]
+    Ascii,
+}
+
+impl Charset {
+    /// The word of the configuration, which is the name in a Content-Type.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Utf8 => "utf-8",
+            Self::Latin1 => "iso-8859-1",
+            Self::Windows1252 => "windows-1252",
+            Self::Ascii => "us-ascii",
+        }
+    }
 }
 
 /// A partner's format.

@@ -12,9 +12,9 @@ use super::load::{Loader, without_bom};
 use super::scope::Uses;
 use super::soap::Version;
 use super::wsse::Security;
-use super::{RenderFault, Renderer, TemplateFault, basic, form};
+use super::{RenderFault, Renderer, TemplateFault, basic, charset, form};
 use crate::model::campaign::Campaign;
-use crate::model::contract::{Auth, Contract, Endpoint, Method, PasswordType};
+use crate::model::contract::{Auth, Charset, Contract, Endpoint, Method, PasswordType};
 use crate::model::secret::{SecretText, is_secret_header};
 
 /// The least length of a secret that is looked for in replies: shorter ones stand in every text by chance.
@@ -162,6 +162,7 @@ pub(super) fn compile(
     match content {
         Some(content) if loader.faults.is_empty() => Ok(Renderer {
             method: endpoint.method,
+            charset: endpoint.charset.unwrap_or_default(),
             url,
             backup,
             credentials,
@@ -316,14 +317,22 @@ impl Compiler<'_> {
     }
 
     fn content(&mut self, endpoint: &Endpoint) -> Option<Content> {
+        let charset = endpoint.charset.unwrap_or_default();
         if endpoint.method.is_form() {
             let fields = endpoint.form.iter().map(|(name, value)| {
-                (form::encode(name), self.setting(&format!("endpoint.form.{name}"), value, Format::Text, false))
+                (
+                    form::encode(name, charset),
+                    self.setting(&format!("endpoint.form.{name}"), value, Format::Text, false),
+                )
             });
             return Some(Content::Form(fields.collect()));
         }
         let format = if endpoint.method == Method::Json { Format::Json } else { Format::Xml };
-        let body = self.file("endpoint.template", endpoint.template.as_deref()?, format);
+        let path = endpoint.template.as_deref()?;
+        let body = self.file("endpoint.template", path, format);
+        if endpoint.method == Method::Xml {
+            self.declaration(path, charset);
+        }
         let header =
             endpoint.header_template.as_deref().map(|path| self.file("endpoint.header_template", path, format));
         Some(match Version::of(endpoint.method) {
@@ -333,6 +342,23 @@ impl Compiler<'_> {
             None if format == Format::Json => Content::Json(body?),
             None => Content::Xml(body?),
         })
+    }
+
+    /// An XML declaration must say what is sent.
+    fn declaration(&mut self, path: &str, sent: Charset) {
+        let text = (self.loader.templates)(path).unwrap_or_default();
+        let name = sent.xml_name();
+        let message = match charset::declared(without_bom(&text)) {
+            Some("") if sent != Charset::Utf8 => {
+                format!("the XML declaration needs encoding=\"{name}\", or leave it out")
+            }
+            Some(other) if !other.is_empty() && !other.eq_ignore_ascii_case(name) => {
+                let word = other.chars().take(40).collect::<String>();
+                format!("the XML declaration says {word}, but {name} is sent: correct it, or set endpoint.charset")
+            }
+            _ => return,
+        };
+        self.loader.faults.push(TemplateFault { template: path.to_owned(), line: Some(1), message });
     }
 
     /// The WS-Security header of a SOAP message.
@@ -409,10 +435,21 @@ impl Compiler<'_> {
                 endpoint.idempotency_header.0.as_ref().is_some_and(|header| header.eq_ignore_ascii_case(name));
             let secret = is_secret_header(name) && !carries_id;
             let piece = self.header_value(&key, value, secret);
+            self.content_type(&key, name, &piece, endpoint);
             put(&mut headers, name, HeaderValue::Plain(piece));
         }
         let credentials = self.auth(endpoint, &mut headers);
         (headers, credentials)
+    }
+
+    /// A configured content type must not say another charset than the one that the endpoint names.
+    fn content_type(&mut self, key: &str, name: &str, piece: &Piece, endpoint: &Endpoint) {
+        let (Text::Fixed(text), Some(charset)) = (&piece.text, endpoint.charset) else { return };
+        let said = text.to_ascii_lowercase();
+        let said = said.split_once("charset=").map(|(_, rest)| rest.trim_matches('"'));
+        if name.eq_ignore_ascii_case("content-type") && said.is_some_and(|said| !said.starts_with(charset.as_str())) {
+            self.fault(key, format!("it says another charset than endpoint.charset, which is {}", charset.as_str()));
+        }
     }
 
     fn auth(&mut self, endpoint: &Endpoint, headers: &mut Headers) -> Option<(String, Piece)> {
@@ -440,7 +477,7 @@ impl Compiler<'_> {
             }
             Auth::Query { name, value } => {
                 let value = self.setting("endpoint.auth.query.value", value, Format::Text, true);
-                return Some((form::encode(name), value));
+                return Some((form::encode(name, endpoint.charset.unwrap_or_default()), value));
             }
             // The token is fetched when there is something to send; only its place is looked at here.
             Auth::Oauth2(oauth2) => {
@@ -492,11 +529,17 @@ impl Compiler<'_> {
 
 /// What the gateway sends of itself.
 fn own_headers(endpoint: &Endpoint) -> Vec<(&'static str, String)> {
+    let charset = endpoint.charset.unwrap_or_default();
+    // Where a type implies UTF-8, another charset is named, and UTF-8 where the contract says it.
+    let named = |media: &str| match endpoint.charset {
+        Some(charset) => vec![("Content-Type", format!("{media}; charset={}", charset.as_str()))],
+        None => vec![("Content-Type", media.to_owned())],
+    };
     let mut headers = match (Version::of(endpoint.method), endpoint.method) {
-        (Some(version), _) => version.headers(endpoint.action.as_deref()),
-        (None, Method::Xml) => vec![("Content-Type", "application/xml; charset=utf-8".to_owned())],
-        (None, Method::Json) => vec![("Content-Type", "application/json".to_owned())],
-        (None, Method::Post) => vec![("Content-Type", "application/x-www-form-urlencoded".to_owned())],
+        (Some(version), _) => version.headers(endpoint.action.as_deref(), charset),
+        (None, Method::Xml) => vec![("Content-Type", format!("application/xml; charset={}", charset.as_str()))],
+        (None, Method::Json) => named("application/json"),
+        (None, Method::Post) => named("application/x-www-form-urlencoded"),
         (None, _) => Vec::new(),
     };
     headers.push(("User-Agent", concat!("lead-gateway/", env!("CARGO_PKG_VERSION")).to_owned()));

@@ -21,6 +21,7 @@ use serde_json::Value as Json;
 use super::escape::{Encode, Format, cdata};
 use super::helpers::{Args, Function, Gives, HELPERS, SIGNATURE, Spec, text_of};
 use super::wellformed::{self, Xml};
+use crate::model::contract::Charset;
 use crate::model::id::DeliveryId;
 use crate::model::secret::MASK;
 
@@ -36,6 +37,8 @@ pub(super) struct Scene<'a> {
     pub(super) maps: &'a BTreeMap<String, BTreeMap<String, String>>,
     /// Keys of `hmac` by what the template calls them.
     pub(super) keys: &'a BTreeMap<String, String>,
+    /// In which digests and encodings see a text's bytes.
+    pub(super) charset: Charset,
     /// Which piece of the request is being rendered (high half) and how many ids it has drawn (low half).
     ids: AtomicU64,
     /// Signatures with secret keys, by their piece, their number and how often that piece has drawn it: the masked copy
@@ -55,6 +58,7 @@ impl<'a> Scene<'a> {
         timezone: &'a TimeZone,
         maps: &'a BTreeMap<String, BTreeMap<String, String>>,
         keys: &'a BTreeMap<String, String>,
+        charset: Charset,
     ) -> Self {
         Self {
             delivery,
@@ -63,6 +67,7 @@ impl<'a> Scene<'a> {
             timezone,
             maps,
             keys,
+            charset,
             ids: AtomicU64::new(0),
             signatures: Mutex::default(),
             drawn: Mutex::default(),
@@ -154,7 +159,7 @@ impl<'rc> Run<'rc> {
     ) -> Result<String, RenderError> {
         self.scene.begin(piece);
         let mut out = Buffer(String::new());
-        template.render(registry(format, self.masking), self.context, &mut self.local, &mut out)?;
+        template.render(registry(format, self.scene.charset, self.masking), self.context, &mut self.local, &mut out)?;
         Ok(out.0)
     }
 
@@ -166,7 +171,10 @@ impl<'rc> Run<'rc> {
         let mut places = Vec::with_capacity(template.elements.len());
         for (element, mapping) in template.elements.iter().zip(&template.mapping) {
             places.push((out.0.len(), mapping.0));
-            if element.render(registry(format, self.masking), self.context, &mut self.local, &mut out).is_err() {
+            if element
+                .render(registry(format, self.scene.charset, self.masking), self.context, &mut self.local, &mut out)
+                .is_err()
+            {
                 break;
             }
         }
@@ -184,11 +192,26 @@ impl Output for Buffer {
 }
 
 /// The helpers and the escaper of a format.
-fn registry(format: Format, masking: bool) -> &'static Handlebars<'static> {
+fn registry(format: Format, charset: Charset, masking: bool) -> &'static Handlebars<'static> {
     type PerFormat = [Handlebars<'static>; Format::ALL.len()];
-    static PLAIN: LazyLock<PerFormat> = LazyLock::new(|| Format::ALL.map(|format| build(format, false)));
-    static MASKING: LazyLock<PerFormat> = LazyLock::new(|| Format::ALL.map(|format| build(format, true)));
-    let all = if masking { &MASKING } else { &PLAIN };
+    fn all(charset: Charset, masking: bool) -> PerFormat {
+        Format::ALL.map(|format| build(format, charset, masking))
+    }
+    static UTF8: [LazyLock<PerFormat>; 2] =
+        [LazyLock::new(|| all(Charset::Utf8, false)), LazyLock::new(|| all(Charset::Utf8, true))];
+    static LATIN1: [LazyLock<PerFormat>; 2] =
+        [LazyLock::new(|| all(Charset::Latin1, false)), LazyLock::new(|| all(Charset::Latin1, true))];
+    static WINDOWS1252: [LazyLock<PerFormat>; 2] =
+        [LazyLock::new(|| all(Charset::Windows1252, false)), LazyLock::new(|| all(Charset::Windows1252, true))];
+    static ASCII: [LazyLock<PerFormat>; 2] =
+        [LazyLock::new(|| all(Charset::Ascii, false)), LazyLock::new(|| all(Charset::Ascii, true))];
+    let [plain, masked] = match charset {
+        Charset::Utf8 => &UTF8,
+        Charset::Latin1 => &LATIN1,
+        Charset::Windows1252 => &WINDOWS1252,
+        Charset::Ascii => &ASCII,
+    };
+    let all = if masking { masked } else { plain };
     // `ALL` lists the formats in the order of their numbers, as the constant below makes sure.
     &all[format as usize]
 }
@@ -201,11 +224,11 @@ const _: () = {
     }
 };
 
-fn build(format: Format, masking: bool) -> Handlebars<'static> {
+fn build(format: Format, charset: Charset, masking: bool) -> Handlebars<'static> {
     let mut registry = Handlebars::new();
     registry.register_escape_fn(move |text| {
         // The mask stays readable in a URL too, where it would be %2A%2A%2A.
-        if masking && text == MASK { MASK.to_owned() } else { format.escape(text).into_owned() }
+        if masking && text == MASK { MASK.to_owned() } else { format.escape_in(text, charset).into_owned() }
     });
     for spec in HELPERS {
         let raw = format == Format::Json && spec.gives == Gives::Json;
@@ -217,7 +240,7 @@ fn build(format: Format, masking: bool) -> Handlebars<'static> {
             Function::Scenic(_) => {}
         }
     }
-    registry.register_helper("nested", Box::new(Nested { masking }));
+    registry.register_helper("nested", Box::new(Nested { charset, masking }));
     registry.register_helper(PARTIAL, Box::new(Partial));
     registry
 }
@@ -343,6 +366,7 @@ impl HelperDef for Scenic<'_> {
 /// `{{#nested "xml"}}…{{/nested}}`: its content through the inner format's registry, the result escaped by the outer
 /// one, or encoded.
 struct Nested {
+    charset: Charset,
     masking: bool,
 }
 
@@ -363,7 +387,7 @@ impl HelperDef for Nested {
         let format = Format::nested(&word).ok_or_else(|| fault("not a format"))?;
         let mut inner = Buffer(String::new());
         if let Some(content) = helper.template() {
-            content.render(registry(format, self.masking), context, local, &mut inner)?;
+            content.render(registry(format, self.charset, self.masking), context, local, &mut inner)?;
         }
         let text = match format {
             Format::Json => wellformed::without_trailing_commas(&inner.0).0,
@@ -377,6 +401,11 @@ impl HelperDef for Nested {
             }
             .map_err(|broken| fault(&broken.message))?;
         }
+        let text = match format {
+            // A form's values are encoded already, and what a text lacks is a matter of what it stands in.
+            Format::Form | Format::Text => text,
+            _ => self.charset.fit(&text, format).map_err(|broken| fault(&broken.message))?.into_owned().into(),
+        };
         let encode = helper.hash_get("encode").and_then(|word| Encode::named(&text_of(word.value())));
         let encoded = match encode {
             None => text,
@@ -386,9 +415,9 @@ impl HelperDef for Nested {
             }
             // What holds something masked is masked as a whole: nobody could read the mask in it.
             Some(_) if self.masking && text.contains(MASK) => MASK.into(),
-            Some(Encode::Base64) => STANDARD.encode(text.as_bytes()).into(),
-            Some(Encode::Base64Url) => URL_SAFE_NO_PAD.encode(text.as_bytes()).into(),
-            Some(Encode::Hex) => hex::encode(text.as_bytes()).into(),
+            Some(Encode::Base64) => STANDARD.encode(self.charset.encode(&text)).into(),
+            Some(Encode::Base64Url) => URL_SAFE_NO_PAD.encode(self.charset.encode(&text)).into(),
+            Some(Encode::Hex) => hex::encode(self.charset.encode(&text)).into(),
         };
         out.write(&outer.get_escape_fn()(&encoded))?;
         Ok(())

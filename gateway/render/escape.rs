@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::form;
+use crate::model::contract::Charset;
+
 /// What a piece of text becomes part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -44,10 +47,15 @@ impl Format {
     /// `text` written so that a reader of this format reads `text` again. Characters that the format cannot carry are
     /// dropped.
     pub(super) fn escape(self, text: &str) -> Cow<'_, str> {
+        self.escape_in(text, Charset::Utf8)
+    }
+
+    /// The same for a text that is sent in this charset, where its bytes are written out.
+    pub(super) fn escape_in(self, text: &str, charset: Charset) -> Cow<'_, str> {
         match self {
             Self::Xml | Self::Html => markup(text),
             Self::Json => json(text),
-            Self::Form => form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().into(),
+            Self::Form => form::encode(text, charset).into(),
             Self::Header if text.contains(char::is_control) => {
                 text.chars().filter(|c| !c.is_control()).collect::<String>().into()
             }

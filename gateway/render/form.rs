@@ -3,19 +3,21 @@
 
 use std::borrow::Cow;
 
+use crate::model::contract::Charset;
+
 /// A name or value, encoded.
-pub(super) fn encode(text: &str) -> String {
-    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+pub(super) fn encode(text: &str, charset: Charset) -> String {
+    form_urlencoded::byte_serialize(&charset.encode(text)).collect()
 }
 
 /// Appends `name=value`; `name` is encoded already.
-pub(super) fn push(form: &mut String, name: &str, value: &str) {
+pub(super) fn push(form: &mut String, name: &str, value: &str, charset: Charset) {
     if !form.is_empty() {
         form.push('&');
     }
     form.push_str(name);
     form.push('=');
-    form.extend(form_urlencoded::byte_serialize(value.as_bytes()));
+    form.extend(form_urlencoded::byte_serialize(&charset.encode(value)));
 }
 
 /// The URL with `query` (encoded pairs) behind what its query already holds and before its fragment.

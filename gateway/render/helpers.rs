@@ -132,14 +132,19 @@ pub(super) static HELPERS: &[Spec] = &[
         check: Some(value::check_json),
         ..plain("json", 1..=1, value::json)
     },
-    Spec { options: &["algorithm", "encoding"], check: Some(digest::check_hash), ..plain("hash", 1..=2, digest::hash) },
+    Spec {
+        options: &["algorithm", "encoding"],
+        function: Scenic(digest::hash),
+        check: Some(digest::check_hash),
+        ..plain("hash", 1..=2, nothing)
+    },
     Spec {
         options: &["algorithm", "key", "key_encoding", "encoding"],
         function: Scenic(digest::hmac),
         check: Some(digest::check_hmac),
         ..plain("hmac", 1..=3, nothing)
     },
-    Spec { options: &["url"], ..plain("base64", 1..=1, digest::base64) },
+    Spec { options: &["url"], function: Scenic(digest::base64), ..plain("base64", 1..=1, nothing) },
     Spec { function: Scenic(digest::uuid), ..plain("uuid", 0..=0, nothing) },
     truth("eq", 2..=2, value::equal),
     truth("ne", 2..=2, |args| !value::equal(args)),

@@ -57,7 +57,7 @@ impl Place {
     }
 
     /// The place after what stands at the front of `rest`, and how many bytes that is.
-    fn step(self, c: char, rest: &str) -> (Self, usize) {
+    pub(super) fn step(self, c: char, rest: &str) -> (Self, usize) {
         let one = c.len_utf8();
         match (self, c) {
             (Self::JsonBare, '"') | (Self::JsonEscape, _) => (Self::JsonString, one),

@@ -12,12 +12,13 @@ use serde_json::{Map, Value as Json};
 
 use super::compile::{self, Content, HeaderValue, Piece, Text};
 use super::engine::{HelperFault, Run, Scene};
+use super::escape::Format;
 use super::scope::REQUEST;
 use super::wellformed::{self, Broken, Xml};
 use super::wsse::{Proof, Security};
 use super::{RenderFault, RenderInput, Renderer, basic, context, form};
 use crate::clock;
-use crate::model::contract::Method;
+use crate::model::contract::{Charset, Method};
 use crate::model::lead::FieldValue;
 use crate::model::secret::MASK;
 
@@ -163,12 +164,14 @@ impl<'a> Composer<'a> {
             Some(sent) if !masks => return Ok(self.know_body(sent.body.clone(), masks)),
             _ => self.body_text()?,
         };
-        Ok(self.know_body(text.into(), masks))
+        let charset = self.renderer.charset;
+        let body = if charset == Charset::Utf8 { text.into() } else { Bytes::from(charset.encode(&text).into_owned()) };
+        Ok(self.know_body(body, masks))
     }
 
     fn know_body(&mut self, body: Bytes, masks: bool) -> Bytes {
         if self.renderer.uses.request.contains("body") {
-            self.known.body = self.part(&String::from_utf8_lossy(&body), masks);
+            self.known.body = self.part(&self.renderer.charset.decode(&body), masks);
         }
         body
     }
@@ -189,21 +192,32 @@ impl<'a> Composer<'a> {
                     let offset = commas.iter().fold(broken.offset, |at, comma| if *comma <= at { at + 1 } else { at });
                     check(Err(Broken { offset, ..broken }), piece, 0, &mut run)?;
                 }
-                Ok(tidy.into_owned())
+                Ok(renderer.charset.fit(&tidy, Format::Json).unwrap_or_else(|_| tidy.as_ref().into()).into_owned())
             }
             Content::Xml(piece) => {
                 let text = render(piece, &mut run)?;
                 // A declaration must be the very first.
                 let document = text.trim_start();
                 let cut = text.len() - document.len();
-                check(wellformed::xml(document, Xml::Document), piece, cut, &mut run)?;
-                Ok(if cut == 0 { text.into_owned() } else { document.to_owned() })
+                let charset = renderer.charset;
+                let what = Xml::Document { encoding: charset.xml_name() };
+                check(wellformed::xml(document, what), piece, cut, &mut run)?;
+                let fitted = self.fit(document, piece, cut, &mut run)?;
+                Ok(if charset == Charset::Utf8 || document.starts_with("<?xml") {
+                    fitted
+                } else {
+                    format!("<?xml version=\"1.0\" encoding=\"{}\"?>\n{fitted}", charset.xml_name())
+                })
             }
             Content::Soap { version, security, header, body } => {
                 let security_text = security.as_ref().map(|security| self.security(security, &mut run)).transpose()?;
                 let header_text = header.as_ref().map(|piece| render(piece, &mut run)).transpose()?;
-                let envelope =
-                    version.envelope(security_text.as_deref(), header_text.as_deref(), &render(body, &mut run)?);
+                let envelope = version.envelope(
+                    renderer.charset,
+                    security_text.as_deref(),
+                    header_text.as_deref(),
+                    &render(body, &mut run)?,
+                );
                 let children = 1 + usize::from(security.is_some() || header.is_some());
                 if let Err(broken) = wellformed::xml(&envelope.text, Xml::Envelope { children }) {
                     let (piece, start) = match header {
@@ -213,9 +227,23 @@ impl<'a> Composer<'a> {
                     let broken = Broken { offset: broken.offset.saturating_sub(start), ..broken };
                     check(Err(broken), piece, 0, &mut run)?;
                 }
-                Ok(envelope.text)
+                self.fit(&envelope.text, body, 0, &mut run)
             }
             Content::Form(_) => Ok(String::new()),
+        }
+    }
+
+    /// A document with what its charset lacks written as references.
+    fn fit<'rc>(
+        &self,
+        document: &str,
+        piece: &'rc Piece,
+        cut: usize,
+        run: &mut Run<'rc>,
+    ) -> Result<String, RenderFault> {
+        match self.renderer.charset.fit(document, Format::Xml) {
+            Ok(fitted) => Ok(fitted.into_owned()),
+            Err(broken) => check(Err(broken), piece, cut, run).map(|()| document.to_owned()),
         }
     }
 
@@ -255,7 +283,7 @@ impl<'a> Composer<'a> {
         let values = self.context();
         let mut run = self.run(&values);
         for (name, piece) in fields {
-            form::push(form, name, &render(piece, &mut run)?);
+            form::push(form, name, &render(piece, &mut run)?, self.renderer.charset);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What SOAP adds to an XML document: the envelope, the content type and the action of each version.
 
-use crate::model::contract::Method;
+use crate::model::contract::{Charset, Method};
 
 /// A SOAP version's fixed parts around a template's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,10 +28,16 @@ impl Version {
     }
 
     /// The whole message, and where in it the header's and the body's content begin.
-    pub(super) fn envelope(self, security: Option<&str>, header: Option<&str>, body: &str) -> Envelope {
+    pub(super) fn envelope(
+        self,
+        charset: Charset,
+        security: Option<&str>,
+        header: Option<&str>,
+        body: &str,
+    ) -> Envelope {
         let header_length = security.map_or(0, str::len) + header.map_or(0, str::len);
         let mut text = String::with_capacity(body.len() + header_length + 256);
-        text.push_str(r#"<?xml version="1.0" encoding="UTF-8"?>"#);
+        text.push_str(&format!(r#"<?xml version="1.0" encoding="{}"?>"#, charset.xml_name()));
         text.push_str("\n<soap:Envelope xmlns:soap=\"");
         text.push_str(self.namespace());
         text.push_str("\">");
@@ -52,15 +58,16 @@ impl Version {
 
     /// The headers that carry type and action. 1.1: the `SOAPAction` header must be there, if only empty (section
     /// 6.1.1); 1.2: the `action` parameter of the media type (RFC 3902).
-    pub(super) fn headers(self, action: Option<&str>) -> Vec<(&'static str, String)> {
+    pub(super) fn headers(self, action: Option<&str>, charset: Charset) -> Vec<(&'static str, String)> {
+        let charset = charset.as_str();
         match self {
             Self::V11 => vec![
-                ("Content-Type", "text/xml; charset=utf-8".to_owned()),
+                ("Content-Type", format!("text/xml; charset={charset}")),
                 ("SOAPAction", format!("\"{}\"", action.unwrap_or_default())),
             ],
             Self::V12 => {
                 let parameter = action.map(|action| format!("; action=\"{action}\"")).unwrap_or_default();
-                vec![("Content-Type", format!("application/soap+xml; charset=utf-8{parameter}"))]
+                vec![("Content-Type", format!("application/soap+xml; charset={charset}{parameter}"))]
             }
         }
     }

@@ -22,7 +22,7 @@ pub(super) struct Broken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Xml {
     /// One document: a single root, perhaps after a declaration and a DOCTYPE.
-    Document,
+    Document { encoding: &'static str },
     /// A document whose root has exactly this many children (the header and body of an envelope).
     Envelope { children: usize },
     /// A document of its own inside another text, or part of one: any number of elements, or a declaration and a root. The
@@ -80,7 +80,7 @@ pub(super) fn without_trailing_commas(text: &str) -> (Cow<'_, str>, Vec<usize>) 
 /// prefixes, no attribute twice).
 pub(super) fn xml(text: &str, what: Xml) -> Result<(), Broken> {
     let nested = what == Xml::Nested;
-    let what = if nested && text.starts_with("<?xml") { Xml::Document } else { what };
+    let what = if nested && text.starts_with("<?xml") { Xml::Document { encoding: "" } } else { what };
     let broken = |offset: usize, message: &str| Broken { offset, message: format!("the result is not XML: {message}") };
     if let Some((at, _)) = text.char_indices().find(|(_, c)| !is_xml_char(*c)) {
         return Err(broken(at, "a character that XML cannot carry"));
@@ -144,13 +144,16 @@ impl Walk {
                 return Err("an XML declaration that does not open the document".to_owned());
             }
             Event::Decl(declaration) => {
-                let utf8 =
-                    declaration.encoding().is_none_or(|name| name.is_ok_and(|n| n.eq_ignore_ascii_case("utf-8")));
-                if !utf8 && !self.nested {
-                    return Err("the declaration names another encoding than UTF-8, which is what is sent".to_owned());
+                let Xml::Document { encoding } = what else { return Ok(()) };
+                let fits =
+                    declaration.encoding().is_none_or(|name| name.is_ok_and(|n| n.eq_ignore_ascii_case(encoding)));
+                if !fits && !self.nested {
+                    return Err(format!(
+                        "the declaration names another encoding than {encoding}, which is what is sent"
+                    ));
                 }
             }
-            Event::DocType(_) if self.depth + self.roots > 0 || what != Xml::Document => {
+            Event::DocType(_) if self.depth + self.roots > 0 || !matches!(what, Xml::Document { .. }) => {
                 return Err("a DOCTYPE that does not open the document".to_owned());
             }
             Event::DocType(_) | Event::CData(_) | Event::Comment(_) | Event::PI(_) | Event::Eof => {}
@@ -175,7 +178,7 @@ impl Walk {
             Xml::Envelope { children } if self.children != children => {
                 Err("the content closes the envelope that it stands in".to_owned())
             }
-            Xml::Document | Xml::Envelope { .. } => Ok(()),
+            Xml::Document { .. } | Xml::Envelope { .. } => Ok(()),
         }
     }
 }

@@ -659,7 +659,6 @@ fn what_is_not_well_formed_fails_with_the_line_of_the_template() {
         ("xml", "<a>{{lead.value}}\n&nbsp;</a>", "t.hbs line 2: "),
         ("xml", "<a>", "not closed"),
         ("xml", "{{lead.value}}", "text outside of the root element"),
-        ("xml", "<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><a/>", "another encoding"),
         ("soap11", "<a>{{lead.value}}</a>\n</soap:Body><soap:Body>", "closes the envelope"),
         ("soap12", "\n\n<a>{{lead.value}}</b>", "t.hbs line 3: "),
         ("soap12", "<?xml version=\"1.0\"?><a/>", "declaration"),
@@ -969,6 +968,123 @@ fn an_attribute_can_be_left_out() {
     let template = "<a{{#if lead.value}} v=\"{{lead.value}}\"{{/if}}/>";
     assert_eq!(body("xml", template, "", &fields([])), "<a/>");
     assert_eq!(body("xml", template, "", &fields([("value", text("<"))])), "<a v=\"&lt;\"/>");
+}
+
+// ---- Charsets ----
+
+fn in_charset(charset: &str, method: &str, more: &str, template: &str) -> Result<Renderer, Vec<TemplateFault>> {
+    let form = matches!(method, "post" | "get");
+    let source = if form { format!("[endpoint.form]\nv = '''{template}'''") } else { String::new() };
+    let file = if form { "" } else { "template = \"t.hbs\"\n" };
+    let endpoint = format!(
+        "{SIGNED}[endpoint]\nmethod = \"{method}\"\nurl = \"https://b.example/\"\n{file}charset = \"{charset}\"\n{more}\n{source}"
+    );
+    Renderer::compile(&contract(&endpoint), &campaign(""), &|_| Some(template.to_owned()))
+}
+
+fn sent_in(charset: &str, method: &str, template: &str, value: &str) -> Outgoing {
+    let renderer = in_charset(charset, method, "", template).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    assert_eq!(renderer.check(&campaign("")), [], "{charset} {method} {template}");
+    render(&renderer, &fields([("value", text(value))])).unwrap()
+}
+
+#[test]
+fn xml_in_another_charset_says_so_and_loses_nothing() {
+    let value = "é€ Łódź 😀";
+    let template = "<v a=\"{{lead.value}}\">ü{{lead.value}}<![CDATA[ł]]></v>";
+    for (charset, name, own, references) in [
+        ("iso-8859-1", "ISO-8859-1", &b"\xe9&#x20AC; &#x141;\xf3d&#x17A; &#x1F600;"[..], "&#x142;"),
+        ("windows-1252", "windows-1252", &b"\xe9\x80 &#x141;\xf3d&#x17A; &#x1F600;"[..], "&#x142;"),
+        ("us-ascii", "US-ASCII", &b"&#xE9;&#x20AC; &#x141;&#xF3;d&#x17A; &#x1F600;"[..], "&#x142;"),
+        ("utf-8", "UTF-8", value.as_bytes(), "ł"),
+    ] {
+        for method in ["xml", "soap12"] {
+            let request = sent_in(charset, method, template, value);
+            let sent_type = header(&request, "Content-Type").unwrap();
+            assert!(sent_type.ends_with(&format!("; charset={charset}")), "{sent_type}");
+            let body = request.body.to_vec();
+            let declared = format!("<?xml version=\"1.0\" encoding=\"{name}\"?>\n");
+            assert_eq!(body.starts_with(declared.as_bytes()), charset != "utf-8" || method == "soap12", "{charset}");
+            assert!(memchr::memmem::find(&body, own).is_some(), "{charset}: {:?}", String::from_utf8_lossy(&body));
+            // A reader that knows the charset reads the same text.
+            let encoding = encoding_rs::Encoding::for_label(charset.as_bytes()).unwrap();
+            let (decoded, broken) = encoding.decode_without_bom_handling(&body);
+            assert!(!broken);
+            let (content, attribute) = read_xml(&decoded, "v");
+            assert_eq!((content.as_str(), attribute.as_str()), (format!("ü{value}ł").as_str(), value), "{references}");
+        }
+    }
+}
+
+#[test]
+fn json_in_another_charset_escapes_what_it_lacks() {
+    let request = sent_in("us-ascii", "json", "{\"ü\": \"{{lead.value}}\"}", "é😀");
+    assert_eq!(header(&request, "Content-Type"), Some("application/json; charset=us-ascii"));
+    assert_eq!(request.body, "{\"\\u00fc\": \"\\u00e9\\ud83d\\ude00\"}");
+    let parsed: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(parsed["ü"], "é😀");
+    let latin = sent_in("iso-8859-1", "json", "[\"{{lead.value}}\"]", "é€");
+    assert_eq!(&latin.body[..], b"[\"\xe9\\u20ac\"]");
+}
+
+#[test]
+fn forms_in_another_charset_are_percent_encoded_in_it_and_transliterated() {
+    for (charset, expected) in [
+        ("iso-8859-1", "v=%E9+EUR+L%F3dz+Kiev%3F"),
+        ("windows-1252", "v=%E9+%80+L%F3dz+Kiev%3F"),
+        ("us-ascii", "v=e+EUR+Lodz+Kiev%3F"),
+    ] {
+        let request = sent_in(charset, "post", "{{lead.value}}", "é € Łódź Киев\u{e000}");
+        assert_eq!(request.body, expected, "{charset}");
+        let kind = format!("application/x-www-form-urlencoded; charset={charset}");
+        assert_eq!(header(&request, "Content-Type"), Some(kind.as_str()));
+        let query = sent_in(charset, "get", "{{lead.value}}", "é € Łódź Киев\u{e000}");
+        assert_eq!(query.url, format!("https://b.example/?{expected}"));
+    }
+    // A document inside of a form keeps what it can say by its own means.
+    let nested = "{{#nested \"xml\"}}<v a=\"é\">{{lead.value}}</v>{{/nested}}";
+    let request = sent_in("us-ascii", "post", nested, "Łódź");
+    let value = pairs(&request.body)[0].1.clone();
+    assert_eq!(value, "<v a=\"&#xE9;\">&#x141;&#xF3;d&#x17A;</v>");
+}
+
+#[test]
+fn digests_are_of_the_bytes_that_are_sent() {
+    let more = "[endpoint.headers]\nX-Sum = '{{hash request.body}}|{{base64 lead.value}}|{{hmac request.body key=secret.signing}}'";
+    let renderer = in_charset("iso-8859-1", "json", more, "\"{{lead.value}}\"").unwrap();
+    let request = render(&renderer, &fields([("value", text("é"))])).unwrap();
+    use hmac::{KeyInit as _, Mac as _};
+    use sha2::Digest as _;
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(b"Jefe").unwrap();
+    mac.update(&request.body);
+    let expected = format!(
+        "{}|6Q==|{}",
+        hex::encode(sha2::Sha256::digest(&request.body)),
+        hex::encode(mac.finalize().into_bytes())
+    );
+    assert_eq!(header(&request, "X-Sum"), Some(expected.as_str()));
+}
+
+#[test]
+fn a_charset_that_template_or_header_contradict_is_refused() {
+    let said = |charset: &str, more: &str, template: &str| match in_charset(charset, "xml", more, template) {
+        Ok(_) => String::new(),
+        Err(faults) => faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+    };
+    let declared = |name: &str| format!("<?xml version=\"1.0\"{name}?><a/>");
+    assert_eq!(
+        said("iso-8859-1", "", &declared(" encoding='UTF-8'")),
+        "t.hbs line 1: the XML declaration says UTF-8, but ISO-8859-1 is sent: correct it, or set endpoint.charset"
+    );
+    assert!(said("utf-8", "", &declared(" encoding=\"ISO-8859-1\"")).contains("says ISO-8859-1, but UTF-8 is sent"));
+    assert!(said("us-ascii", "", &declared("")).contains("needs encoding=\"US-ASCII\", or leave it out"));
+    assert_eq!(said("iso-8859-1", "", &declared(" encoding=\"iso-8859-1\"")), "");
+    assert_eq!(said("utf-8", "", &declared("")), "");
+    let header = "headers = { Content-Type = \"text/plain; charset=utf-8\" }";
+    assert!(said("iso-8859-1", header, "<a/>").contains("endpoint.headers.Content-Type: it says another charset"));
+    let renderer = in_charset("iso-8859-1", "xml", "", "<a>\n<b/>\n<!-- ł --></a>").unwrap();
+    let fault = renderer.check(&campaign("")).remove(0).to_string();
+    assert!(fault.starts_with("t.hbs line 3: a character that ISO-8859-1 lacks stands in a tag, comment"), "{fault}");
 }
 
 // ---- Signatures ----

@@ -17,17 +17,18 @@ const ENCODINGS: [&str; 3] = ["hex", "base64", "base64url"];
 const KEY_ENCODINGS: [&str; 3] = ["text", "hex", "base64"];
 
 /// Of an empty value there is no digest: receivers take one for a person whom nobody knows.
-pub(super) fn hash(args: &Args<'_, '_>) -> Result<Json, String> {
+pub(super) fn hash(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
     let text = args.text(0);
     if text.is_empty() {
         return Ok("".into());
     }
+    let bytes = scene.charset.encode(&text);
     let algorithm = args.setting(1, "algorithm");
     let digest = match algorithm.as_deref().unwrap_or("sha256") {
-        "md5" => Md5::digest(text.as_bytes()).to_vec(),
-        "sha1" => Sha1::digest(text.as_bytes()).to_vec(),
-        "sha256" => Sha256::digest(text.as_bytes()).to_vec(),
-        "sha512" => Sha512::digest(text.as_bytes()).to_vec(),
+        "md5" => Md5::digest(&bytes).to_vec(),
+        "sha1" => Sha1::digest(&bytes).to_vec(),
+        "sha256" => Sha256::digest(&bytes).to_vec(),
+        "sha512" => Sha512::digest(&bytes).to_vec(),
         _ => return Err(unknown_algorithm()),
     };
     encoded(&digest, args)
@@ -41,12 +42,13 @@ pub(super) fn check_hash(literals: &Literals<'_>, _: &Contract) -> Result<(), St
 pub(super) fn hmac(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
     let key = key(args, scene)?;
     let text = args.text(0);
+    let bytes = scene.charset.encode(&text);
     let algorithm = args.setting(1, "algorithm");
     let digest = match algorithm.as_deref().unwrap_or("sha256") {
-        "md5" => code::<Md5>(&key, &text),
-        "sha1" => code::<Sha1>(&key, &text),
-        "sha256" => code::<Sha256>(&key, &text),
-        "sha512" => code::<Sha512>(&key, &text),
+        "md5" => code::<Md5>(&key, &bytes),
+        "sha1" => code::<Sha1>(&key, &bytes),
+        "sha256" => code::<Sha256>(&key, &bytes),
+        "sha512" => code::<Sha512>(&key, &bytes),
         _ => return Err(unknown_algorithm()),
     };
     encoded(&digest, args)
@@ -99,11 +101,11 @@ fn unknown_algorithm() -> String {
     format!("the algorithm is not one of {}", ALGORITHMS.join(", "))
 }
 
-fn code<D: EagerHash>(key: &[u8], text: &str) -> Vec<u8> {
+fn code<D: EagerHash>(key: &[u8], bytes: &[u8]) -> Vec<u8> {
     // HMAC takes a key of any length (RFC 2104), so this is never the empty code.
     Hmac::<D>::new_from_slice(key)
         .map(|mut mac| {
-            mac.update(text.as_bytes());
+            mac.update(bytes);
             mac.finalize().into_bytes().to_vec()
         })
         .unwrap_or_default()
@@ -115,10 +117,11 @@ pub(super) fn derived(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, St
     Ok(args.value(0).clone())
 }
 
-pub(super) fn base64(args: &Args<'_, '_>) -> Result<Json, String> {
+pub(super) fn base64(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
     let text = args.text(0);
+    let bytes = scene.charset.encode(&text);
     let url_safe = args.option("url").is_some_and(|word| word == "true");
-    Ok(if url_safe { URL_SAFE_NO_PAD.encode(text.as_bytes()) } else { STANDARD.encode(text.as_bytes()) }.into())
+    Ok(if url_safe { URL_SAFE_NO_PAD.encode(bytes) } else { STANDARD.encode(bytes) }.into())
 }
 
 /// A version 5 UUID (RFC 9562) in the delivery's name space: rendering an attempt again gives the same ids.
