@@ -351,8 +351,9 @@ fn render<'rc>(piece: &'rc Piece, run: &mut Run<'rc>) -> Result<std::borrow::Cow
 }
 
 fn render_fault(piece: &Piece, error: &RenderError) -> RenderFault {
-    let line = error.line_no.filter(|_| !piece.inline);
     let template = error.template_name.clone().unwrap_or_else(|| piece.name.clone());
+    // What stands in the configuration has no lines, but a partial in it has.
+    let line = error.line_no.filter(|_| !piece.inline || template != piece.name);
     let (variable, message) = match error.reason() {
         RenderErrorReason::NestedError(inner) => match inner.downcast_ref::<HelperFault>() {
             Some(HelperFault { helper, variable: Some(variable), message }) => {

@@ -1532,9 +1532,131 @@ fn the_leads_that_templates_are_tried_with_fill_lists() {
     );
     let FieldValue::List(entries) = &hostile(&campaign).fields["interests"] else { panic!("no list") };
     assert_eq!(entries[1].to_string().chars().count(), 10_000);
-    let comma = "[{{#each lead.vehicles}}{{json this.make}},{{/each}}{{len lead.vehicles}}{{#if lead.vehicles}}{{else}},{{/if}}]";
+    let comma = "[{{#if lead.vehicles}}0{{else}},{{/if}}, {{len lead.vehicles}}]";
     let renderer = with_template("json", comma, LISTS).unwrap();
     assert_eq!(renderer.check(&campaign).len(), 1, "a lead without vehicles leaves a comma");
+}
+
+// ---- The documentation ----
+
+const DOCS: &str = include_str!("../../docs/templates.md");
+
+/// The documentation from this heading to the next of any rank.
+fn section(heading: &str) -> &'static str {
+    let start = DOCS.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no {heading}")) + heading.len() + 2;
+    let rest = &DOCS[start..];
+    &rest[..rest.find("\n#").unwrap_or(rest.len())]
+}
+
+/// The cells of a table's rows, without its head.
+fn rows(section: &str) -> Vec<Vec<String>> {
+    let line = |line: &str| -> Vec<String> {
+        let inner = line.trim_start_matches('|').trim_end_matches('|').replace("\\|", "\u{1}");
+        inner.split('|').map(|cell| cell.replace('\u{1}', "|").trim().to_owned()).collect()
+    };
+    section.lines().filter(|line| line.starts_with('|')).skip(2).map(line).collect()
+}
+
+fn code_spans(cell: &str) -> Vec<&str> {
+    cell.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_helper_is_documented_and_every_example_gives_what_the_documentation_says() {
+    let examples = section("### Examples");
+    let block = |language: &str| {
+        let start = examples.find(&format!("```{language}\n")).unwrap() + language.len() + 4;
+        &examples[start..start + examples[start..].find("```").unwrap()]
+    };
+    let given: Fields = serde_json::from_str(block("json")).unwrap();
+    let declared = "first_name = { type = \"text\" }\nlast_name = { type = \"text\" }\nphone = { type = \"phone\", region = \"GB\" }\n\
+                    monthly_bill = { type = \"decimal\" }\nbirth_date = { type = \"date\" }\nhomeowner = { type = \"boolean\" }\n\
+                    rooms = { type = \"integer\" }\npostcode = { type = \"postcode\", country = \"GB\" }";
+    let settings = block("toml").replace("[contract.", "[").replace("env:ACME_SIGNING_KEY", "Jefe");
+    let mut wrong = Vec::new();
+    let rows_run = rows(examples);
+    assert!(rows_run.len() > 40, "{} examples", rows_run.len());
+    for row in &rows_run {
+        let [template, gives] = row.as_slice() else { panic!("{row:?}") };
+        let (template, gives) = (code_spans(template)[0], code_spans(gives).first().copied().unwrap_or_default());
+        let endpoint = format!(
+            "{settings}\n[endpoint]\nmethod = \"post\"\nurl = \"https://b.example/\"\n[endpoint.form]\nv = '''{template}'''"
+        );
+        let found = Renderer::compile(&contract(&endpoint), &campaign(declared), &|_| None)
+            .map_err(|faults| faults[0].to_string())
+            .and_then(|renderer| {
+                render(&renderer, &lead(given.clone(), Meta::default())).map_err(|fault| fault.to_string())
+            })
+            .map_or_else(|fault| fault, |request| pairs(&request.body)[0].1.clone());
+        if found != gives {
+            wrong.push(format!("{template} gives `{found}`, not `{gives}`"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    let source = include_str!("../../gateway/render/helpers.rs");
+    let names = source.split("plain(\"").skip(1).chain(source.split("truth(\"").skip(1));
+    let names: Vec<&str> =
+        names.filter_map(|rest| rest.split('"').next()).filter(|name| !name.starts_with('@')).collect();
+    assert!(names.len() >= 28, "{names:?}");
+    let table = rows(section("## Helpers"));
+    for name in names {
+        let calls = |text: &str| text.split([' ', '(', '{', '}', ')']).any(|word| word == name);
+        assert!(table.iter().any(|row| code_spans(&row[0]).into_iter().any(calls)), "`{name}` is not in the table");
+        assert!(rows_run.iter().any(|row| calls(&row[0])), "`{name}` has no example");
+    }
+}
+
+#[test]
+fn a_fault_of_a_helper_names_template_line_and_variable_for_every_helper_that_can_fail() {
+    for (call, variable, message) in [
+        ("date lead.value", Some("lead.value"), "not a date"),
+        ("date '2026-01-01' format=(concat '%' '!' lead.value)", None, "not a strftime format"),
+        ("phone '+442079460018' lead.value", Some("lead.value"), "the format is not one of"),
+        ("phone '020 7946 0018' region=lead.value", None, "the region is not"),
+        ("replace 'a' lead.nothing 'b'", Some("lead.nothing"), "FROM is empty"),
+        ("date '2026-01-01' timezone=lead.value", None, "timezone is not a time zone"),
+        ("now timezone=lead.value", None, "time zone"),
+        ("number lead.value 2", Some("lead.value"), "not a number"),
+        ("number 5 decimals=lead.value", None, "decimals"),
+        ("phone lead.value 'national'", Some("lead.value"), "not a phone number"),
+        ("slice lead.value lead.value", Some("lead.value"), ""),
+        ("map lead.value 'yes'", Some("lead.value"), "has no entry"),
+        ("map lead.value lead.value", Some("lead.value"), "no such table"),
+        ("json lead.value type='number'", Some("lead.value"), "not a number"),
+        ("json lead.value type='boolean'", Some("lead.value"), "not true or false"),
+        ("hash lead.value algorithm=lead.value", Some("lead.value"), "algorithm"),
+        ("hash lead.value encoding=lead.value", Some("lead.value"), "encoding"),
+        ("hmac lead.value key=lead.value key_encoding='hex'", Some("lead.value"), "not hexadecimal"),
+        ("hmac lead.value key=lead.value key_encoding='base64'", Some("lead.value"), "not base64"),
+    ] {
+        let template = format!("<a>\n  {{{{#if lead.value}}}}\n  <b>{{{{upper ({call})}}}}</b>{{{{/if}}}}\n</a>");
+        let partial = "<a>\n\n\n{{> part}}\n</a>";
+        let endpoint =
+            "[maps.yes]\na = \"b\"\n[endpoint]\nmethod = \"xml\"\nurl = \"https://b.example/\"\ntemplate = \"t.hbs\"";
+        for (whole, part, expected) in
+            [(template.as_str(), "", "t.hbs line 3: "), (partial, template.as_str(), "part line 3: ")]
+        {
+            let renderer =
+                Renderer::compile(&contract(endpoint), &campaign("nothing = { type = \"text\" }"), &|path| {
+                    Some(if path == "part" { part } else { whole }.to_owned())
+                });
+            let renderer = renderer.unwrap_or_else(|faults| panic!("{call}: {faults:?}"));
+            let Err(fault) = render(&renderer, &fields([("value", text("Zanzibar!"))])) else {
+                panic!("{call} gives something")
+            };
+            let said = fault.to_string();
+            assert!(said.starts_with(expected) && said.contains(message), "{call}: {said}");
+            assert_eq!(fault.variable.as_deref(), variable, "{call}: {said}");
+            assert!(!format!("{fault:?}").contains("Zanzibar"), "{said}");
+        }
+    }
+    // A partial of a value that stands in the configuration has lines, though the value has none.
+    let endpoint = "[endpoint]\nmethod = \"post\"\nurl = \"https://b.example/\"\n[endpoint.form]\na = \"x{{> part}}\"";
+    let renderer =
+        Renderer::compile(&contract(endpoint), &campaign(""), &|_| Some("\n{{date lead.value}}".to_owned())).unwrap();
+    let fault = render(&renderer, &fields([("value", text("Zanzibar!"))])).unwrap_err().to_string();
+    assert_eq!(fault, "part line 2: date lead.value: not a date (2026-11-21) or a timestamp (2026-11-21T09:30:00Z)");
 }
 
 // ---- Checking ----

@@ -44,23 +44,25 @@ pub(super) fn check_now(literals: &Literals<'_>, _: &Contract) -> Result<(), Str
 
 fn check(literals: &Literals<'_>, format_at: usize) -> Result<(), String> {
     if let Ok(Some(name)) = literals.setting(usize::MAX, "timezone") {
-        TimeZone::get(&name).map_err(|_| unknown_zone(&name))?;
+        TimeZone::get(&name).map_err(|_| unknown_zone(&format!("`{}`", shorten(&name))))?;
     }
     if let Ok(Some(format)) = literals.setting(format_at, "format") {
-        write(&Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC), &format)?;
+        write(&Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC), &format)
+            .map_err(|message| format!("`{}`: {message}", shorten(&format)))?;
     }
     Ok(())
 }
 
 fn zone(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<TimeZone, String> {
     match args.option("timezone") {
-        Some(name) => TimeZone::get(&name).map_err(|_| unknown_zone(&name)),
+        // A name that is computed may be a value of the lead, which no message may show.
+        Some(name) => TimeZone::get(&name).map_err(|_| unknown_zone("timezone")),
         None => Ok(scene.timezone.clone()),
     }
 }
 
-fn unknown_zone(name: &str) -> String {
-    format!("`{}` is not a time zone: use an IANA name such as \"Europe/London\"", shorten(name))
+fn unknown_zone(what: &str) -> String {
+    format!("{what} is not a time zone: use an IANA name such as \"Europe/London\"")
 }
 
 fn read(text: &str, zone: &TimeZone) -> Option<Zoned> {
@@ -73,5 +75,5 @@ fn read(text: &str, zone: &TimeZone) -> Option<Zoned> {
 fn write(moment: &Zoned, format: &str) -> Result<Json, String> {
     strtime::format(format, moment)
         .map(Json::from)
-        .map_err(|_| format!("`{}` is not a strftime format, such as \"%d/%m/%Y\"", shorten(format)))
+        .map_err(|_| "the format is not a strftime format, such as \"%d/%m/%Y\"".to_owned())
 }
