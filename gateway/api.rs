@@ -22,6 +22,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 
 use crate::directory::Network;
 use crate::intake::auth;
@@ -48,6 +49,8 @@ pub struct Api {
     pub body_limit: Size,
     /// How long a client may take to send a body.
     pub body_timeout: Span,
+    /// Room for batches.
+    batches: Arc<Semaphore>,
     /// Idempotency keys that are being worked on.
     in_progress: Mutex<HashSet<(SourceId, String)>>,
 }
@@ -82,6 +85,7 @@ impl Api {
             metrics_here,
             body_limit,
             body_timeout,
+            batches: Arc::new(Semaphore::new(leads::batch::BATCHES)),
             in_progress: Mutex::default(),
         }
     }
@@ -96,6 +100,7 @@ impl Api {
 pub fn router(api: Arc<Api>) -> Router {
     let mut router = Router::new()
         .route("/v1/campaigns/{campaign}/leads", post(leads::post))
+        .route("/v1/campaigns/{campaign}/leads/batch", post(leads::batch::post))
         .route("/v1/leads", get(staff::leads))
         .route("/v1/leads/{id}", get(staff::lead))
         .route("/v1/deliveries", get(staff::deliveries))

@@ -94,6 +94,16 @@ impl fmt::Debug for Posted {
 }
 
 impl Posted {
+    /// Takes a field out that is none of the campaign's, such as a batch line's `idempotency_key`; `None` where it is not
+    /// given or empty.
+    ///
+    /// # Errors
+    /// When it is not one value.
+    pub fn take(&mut self, name: &str) -> Result<Option<String>, String> {
+        let Some(at) = self.fields.iter().position(|(known, _)| known == name) else { return Ok(None) };
+        self.fields.remove(at).1.into_text().map_err(|(_, message)| message)
+    }
+
     /// Takes the field `key` out: the source's key, for sources that may send it in the body
     /// ([`key_in_body`](crate::model::source::Source::key_in_body)). For the others it is a field like any other.
     pub fn take_key(&mut self) -> Option<String> {

@@ -9,6 +9,7 @@
 
 mod acts;
 mod answers;
+mod batch;
 mod capture;
 mod commands;
 mod config;

@@ -108,6 +108,10 @@ fn network(taking: &Stub, silent: &Stub, busy: &Stub) -> String {
         buyer("busy", &busy.url("/leads"), "", &wants("later"), ""),
         buyer("shut", &taking.url("/leads"), "", &held, rules),
         CONTRACT.replace("URL", &taking.url("/rich?channel=web")),
+        "[[campaign]]\nid = \"other\"\ntimezone = \"UTC\"\ncurrency = \"GBP\"\n[campaign.fields]\n\
+         l = { type = \"list\", items = { type = \"date\", max = \"2020-12-31\" }, max = 5 }\n\
+         g = { type = \"list\", fields = { a = { type = \"text\", required = true } } }\n"
+            .to_owned(),
     ]
     .concat()
 }
@@ -176,6 +180,7 @@ async fn what_a_gateway_answers_is_described() {
     operators_ask(&mut witness, &gateway).await;
     sources_post(&mut witness, &gateway).await;
     posts_are_refused(&mut witness, &gateway).await;
+    batches_are_posted(&mut witness, &gateway).await;
     an_unknown_delivery_is_resolved(&mut witness, &gateway, &silent).await;
     staff_act(&mut witness, &gateway).await;
     staff_look(&mut witness, &gateway, &world.new_token("ann", "viewer")).await;
@@ -185,8 +190,9 @@ async fn what_a_gateway_answers_is_described() {
     // The next test has the limits; a store that fails, a gateway that starts and bodies that are too large for staff's
     // calls are other tests' business.
     let mut unseen = witness.unseen();
-    unseen
-        .retain(|(operation, status)| ![429, 500, 503].contains(status) && (*status != 413 || operation == "postLead"));
+    unseen.retain(|(operation, status)| {
+        ![429, 500, 503].contains(status) && (*status != 413 || operation.starts_with("postLead"))
+    });
     assert!(unseen.is_empty(), "no request had these answers: {unseen:?}");
     gateway.finish().await;
 }
@@ -230,6 +236,33 @@ async fn sources_post(witness: &mut Witness, gateway: &Gateway) {
             with(gateway.client.post(&url).bearer_auth(KEY), &[("content-type", media), ("idempotency-key", "xml")]);
         let posted = witness.send(gateway, "postLead", request.body(xml)).await;
         assert_eq!(names_of_children(&posted.text), names_of(&witness.document, "SourceView"), "{}", posted.text);
+    }
+}
+
+/// Batches of one line each, whose results can be held against the description as any JSON.
+async fn batches_are_posted(witness: &mut Witness, gateway: &Gateway) {
+    let post = |campaign: &str| gateway.client.post(gateway.url(&format!("/v1/campaigns/{campaign}/leads/batch")));
+    let ndjson = [("content-type", "application/x-ndjson")];
+    for (line, status) in [
+        (named("nobody", "line@example.com"), 202),
+        (json!({"email": "nobody", "bill": -1}), 422),
+        (json!({"email": "line@example.com", "idempotency_key": ""}), 200),
+        (json!({"email": "line@example.com", "idempotency_key": "two words"}), 400),
+    ] {
+        let request = with(post("solar").bearer_auth(KEY), &ndjson).body(line.to_string());
+        let answer = witness.send(gateway, "postLeads", request).await;
+        assert_eq!((answer.status, answer.at("/status_code")), (200, status.to_string()), "{}", answer.text);
+    }
+    for (status, request) in [
+        (400, with(post("solar").bearer_auth(KEY), &ndjson)),
+        (401, with(post("solar"), &ndjson)),
+        (404, with(post("lunar").bearer_auth(KEY), &ndjson)),
+        (403, with(post("other").bearer_auth(KEY), &ndjson)),
+        (415, post("solar").bearer_auth(KEY)),
+        (413, with(post("solar").bearer_auth(KEY), &ndjson).body("\n".repeat(10_001))),
+    ] {
+        let answer = witness.send(gateway, "postLeads", request).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
     }
 }
 

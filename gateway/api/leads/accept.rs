@@ -1,0 +1,279 @@
+//! One lead, whether it came by itself or in a batch, from what can be said by looking at it to the answer of its source:
+//! the later rows of CONTRACT 7's table, in its order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use jiff::Timestamp;
+
+use super::super::views::SourceView;
+use super::super::{Api, time};
+use super::Arrival;
+use crate::capture::Redactor;
+use crate::directory::{CampaignEntry, LimitReached, Network, SourceEntry};
+use crate::intake::{self, FieldError, Valid};
+use crate::model::id::{LeadId, RequestId, SourceId};
+use crate::model::lead::{Lead, LeadStatus, Meta};
+use crate::model::source::SourceStatus;
+use crate::pipeline::{Outcome, Posted, Receipt, Waiting};
+use crate::store::{Accepted, DedupeKey, IdempotencyKey, Remembered};
+use crate::web::problem::{FieldProblem, Problem};
+
+/// How long a post that comes during a start waits for its end.
+const START_WITHIN: Duration = Duration::from_secs(2);
+
+/// A lead that was read, and is to be taken or refused.
+pub(super) struct Incoming {
+    request: RequestId,
+    id: LeadId,
+    received_at: Timestamp,
+    /// What is wrong with it is said when its turn comes: a replay comes first.
+    valid: Result<Valid, Vec<FieldError>>,
+    meta: Meta,
+    dedupe: Vec<DedupeKey>,
+    key: Option<IdempotencyKey>,
+    content_type: String,
+    /// The body as it is stored.
+    body: Bytes,
+}
+
+/// A lead that was taken, now or before.
+pub(super) struct Taken {
+    /// How it went, for metrics.
+    pub(super) word: &'static str,
+    pub(super) status: StatusCode,
+    pub(super) view: SourceView,
+}
+
+impl Incoming {
+    /// Looks at what was posted: nothing is asked or stored.
+    pub(super) fn new(
+        api: &Api,
+        campaign: &CampaignEntry,
+        source: &SourceEntry,
+        arrival: &Arrival,
+        request: RequestId,
+        mut posted: intake::Posted,
+        body: &Bytes,
+        key: Option<IdempotencyKey>,
+    ) -> Self {
+        let mut body = body.clone();
+        if source.source.key_in_body
+            && let Some(key) = posted.take_key()
+        {
+            // Keys are kept as hashes only.
+            body = Redactor::new(&[key]).redact(&body).into_owned().into();
+        }
+        match intake::query_test(arrival.query.as_deref()) {
+            Ok(test) => posted.test |= test,
+            Err(fault) => posted.faults.push(fault),
+        }
+        let mut meta = Meta::default();
+        let valid = campaign.rules.validate(posted);
+        let mut dedupe = Vec::new();
+        if let Ok(valid) = &valid {
+            dedupe = dedupe_keys(campaign, valid);
+            meta = arrived_with(valid.meta.clone(), arrival);
+        }
+        Self {
+            request,
+            id: LeadId(api.pipeline.clock.uuid()),
+            received_at: api.pipeline.clock.now(),
+            valid,
+            meta,
+            dedupe,
+            key,
+            content_type: header_text(&arrival.headers, &header::CONTENT_TYPE).unwrap_or_default(),
+            body,
+        }
+    }
+
+    /// By what this lead and another may be the same. Of two such leads the second must wait for the first.
+    pub(super) fn marks(&self) -> impl Iterator<Item = String> + use<'_> {
+        let keys = self.key.iter().map(|key| format!("key {}", key.key));
+        keys.chain(self.dedupe.iter().map(|key| format!("person {}", key.text)))
+    }
+}
+
+/// Takes a lead, or says why not.
+pub(super) async fn accept(
+    api: &Arc<Api>,
+    network: &Network,
+    campaign: &CampaignEntry,
+    source: &SourceEntry,
+    incoming: Incoming,
+    wait: Duration,
+) -> Result<Taken, Problem> {
+    let Incoming { request, id, received_at, valid, meta, dedupe, key, content_type, body } = incoming;
+    let _claim = match &key {
+        Some(key) => {
+            let claim = Claim::new(api, &source.source.id, &key.key)?;
+            if let Some(remembered) =
+                api.pipeline.store.remembered(source.source.id.as_str(), &key.key, api.pipeline.clock.now()).await?
+            {
+                return replay(api, network, &remembered, key).await;
+            }
+            Some(claim)
+        }
+        None => None,
+    };
+    // Which sources are paused is known when the start is over; what is wrong with a post can be said before.
+    let ready = api.worker.is_ready() || api.worker.becomes_ready(START_WITHIN).await;
+    if source.source.status == SourceStatus::Ended {
+        return Err(Problem::source_paused(format!("the agreement with {} has ended", source.source.id)));
+    }
+    if api.pipeline.directory.is_source_paused(source.source.id.as_str()) {
+        return Err(Problem::source_paused(format!("{} is paused; ask us when it resumes", source.source.id)));
+    }
+    let valid = valid.map_err(invalid)?;
+    if !ready {
+        return Err(Problem::unavailable("the gateway is starting; try again in a moment").retry_after(1));
+    }
+
+    let lead = Arc::new(Lead {
+        id,
+        campaign: campaign.campaign.id.clone(),
+        source: source.source.id.clone(),
+        received_at,
+        test: valid.test,
+        meta,
+        fields: valid.fields,
+    });
+    let posted = Posted {
+        dedupe,
+        lookups: campaign.rules.lookup_keys(&lead.fields, &lead.meta),
+        lead: Arc::clone(&lead),
+        idempotency: key,
+        content_type,
+        body,
+        request,
+    };
+    // Before the commit, so that no outcome can be missed.
+    let waits = !wait.is_zero() && !lead.test;
+    let waiting = waits.then(|| (wait, api.pipeline.outcomes.wait_for(lead.id)));
+    let receipt = api.pipeline.accept(posted, campaign, source).await.map_err(|error| {
+        tracing::error!(store.error = %error, "a lead could not be made durable");
+        Problem::unavailable("the lead could not be stored; it is safe to post it again").retry_after(2)
+    })?;
+    if let Accepted::LimitReached(key) = &receipt.accepted {
+        return Err(limit_reached(&campaign.limit_reached(source, key, received_at), received_at));
+    }
+    answer(api, network, &lead, receipt, waiting).await
+}
+
+async fn answer(
+    api: &Api,
+    network: &Network,
+    lead: &Lead,
+    receipt: Receipt,
+    waiting: Option<(Duration, Waiting)>,
+) -> Result<Taken, Problem> {
+    if let Accepted::KeyTaken(_) = receipt.accepted {
+        return Err(Problem::idempotency_in_progress(
+            "another request with this key has just been accepted; send it again for its answer",
+        ));
+    }
+    // A source that does not wait is told that its lead is taken; what becomes of it, it looks up.
+    let known = match waiting {
+        _ if receipt.status == LeadStatus::Rejected || lead.test => true,
+        None => false,
+        Some(_) if receipt.status != LeadStatus::Pending => true,
+        Some((wait, mut waiting)) => {
+            matches!(tokio::time::timeout(wait, waiting.outcome()).await, Ok(Outcome::Decided))
+        }
+    };
+    if !known {
+        return Ok(Taken { word: "accepted", status: StatusCode::ACCEPTED, view: SourceView::pending(lead) });
+    }
+    let Some(standings) = api.pipeline.store.standings(lead.id).await? else {
+        return Err(Problem::internal("the lead was stored, and is gone"));
+    };
+    let view = SourceView::new(network, &standings.record, &standings.deliveries);
+    Ok(Taken { word: standings.record.status.as_str(), status: StatusCode::OK, view })
+}
+
+async fn replay(api: &Api, network: &Network, remembered: &Remembered, key: &IdempotencyKey) -> Result<Taken, Problem> {
+    if remembered.fingerprint != key.fingerprint {
+        return Err(Problem::idempotency_reused(
+            "this Idempotency-Key came with another body before; use a new key for a new lead",
+        ));
+    }
+    let Some(standings) = api.pipeline.store.standings(remembered.lead).await? else {
+        return Err(Problem::not_found("the lead of this key is past its retention"));
+    };
+    let view = SourceView::new(network, &standings.record, &standings.deliveries);
+    let status = if standings.record.status == LeadStatus::Pending { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok(Taken { word: "replayed", status, view })
+}
+
+/// An idempotency key that is being worked on; leaving it frees the key.
+struct Claim {
+    api: Arc<Api>,
+    key: (SourceId, String),
+}
+
+impl Claim {
+    fn new(api: &Arc<Api>, source: &SourceId, key: &str) -> Result<Self, Problem> {
+        let key = (source.clone(), key.to_owned());
+        let mut claimed = api.in_progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !claimed.insert(key.clone()) {
+            return Err(Problem::idempotency_in_progress(
+                "a request with this Idempotency-Key is being worked on; try again in a moment",
+            ));
+        }
+        drop(claimed);
+        Ok(Self { api: Arc::clone(api), key })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.api.in_progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+fn invalid(errors: Vec<intake::FieldError>) -> Problem {
+    let errors = errors.into_iter().map(|error| FieldProblem {
+        field: error.field,
+        code: error.code.as_str().to_owned(),
+        message: error.message,
+    });
+    Problem::validation("correct the fields named in errors and post the lead again").with_errors(errors.collect())
+}
+
+fn arrived_with(mut meta: Meta, arrival: &Arrival) -> Meta {
+    meta.ip = arrival.client.0.map(|address| address.ip().to_string());
+    meta.user_agent = header_text(&arrival.headers, &header::USER_AGENT).map(|text| text.chars().take(255).collect());
+    meta
+}
+
+/// A header's value as text.
+pub(super) fn header_text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+fn dedupe_keys(campaign: &CampaignEntry, valid: &Valid) -> Vec<DedupeKey> {
+    let keys = campaign.rules.dedupe_keys(&valid.fields).into_iter();
+    keys.map(|key| DedupeKey { text: format!("{}\n{}", campaign.campaign.id, key.text), window: key.window }).collect()
+}
+
+fn limit_reached(reached: &LimitReached, now: Timestamp) -> Problem {
+    match reached.opens {
+        None => Problem {
+            status: StatusCode::FORBIDDEN.as_u16(),
+            ..Problem::limit_reached(format!("{} is used up", reached.what))
+        },
+        Some(opens) => {
+            let seconds = whole_seconds(Duration::try_from(opens.duration_since(now)).unwrap_or_default());
+            let problem = Problem::limit_reached(format!("{} is reached; it opens at {}", reached.what, time(opens)));
+            if seconds <= 24 * 3600 { problem.retry_after(seconds) } else { problem }
+        }
+    }
+}
+
+/// Rounded up.
+pub(super) fn whole_seconds(pause: Duration) -> u64 {
+    pause.as_secs() + u64::from(pause.subsec_nanos() > 0)
+}

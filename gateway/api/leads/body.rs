@@ -1,0 +1,93 @@
+//! Reading bodies: within their bounds, and off where they are refused, so that the client hears the answer.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+
+use super::super::Api;
+use crate::model::units::Size;
+use crate::web::problem::Problem;
+
+/// A refused body is read off up to here, so that the client hears the answer.
+const READ_OFF: usize = 16 << 20;
+/// … and for so long.
+const READ_OFF_WITHIN: Duration = Duration::from_secs(5);
+
+/// What came of a body.
+pub(super) struct Received {
+    pub(super) bytes: Bytes,
+    /// It was larger than it may be, or did not come in time.
+    pub(super) incomplete: Option<Problem>,
+}
+
+/// Reads a body of `limit` at most; what goes beyond is read off, within bounds, and reported. `what` may be so large, in
+/// words. Each `stretch` of it may take `[server] body_timeout`.
+pub(super) async fn receive(mut body: Body, api: &Api, limit: Size, what: &str, stretch: usize) -> Received {
+    let mut kept = BytesMut::new();
+    let mut incomplete = None;
+    while incomplete.is_none() {
+        let most = kept.len().saturating_add(stretch).min(limit.bytes());
+        let end = match tokio::time::timeout(api.body_timeout.0, keep(&mut body, &mut kept, most, limit.bytes())).await
+        {
+            Ok(Ok(end)) => end,
+            Ok(Err(_)) => {
+                incomplete = Some(Problem::malformed("the body broke off"));
+                break;
+            }
+            Err(_) => {
+                let within = api.body_timeout;
+                incomplete = Some(Problem::malformed(format!("the body did not come within {within}")));
+                break;
+            }
+        };
+        match end {
+            End::OfBody => break,
+            End::OfStretch => {}
+            End::OfLimit => {
+                read_off(&mut body).await;
+                incomplete = Some(Problem::too_large(format!("{what} may have {limit} at most")));
+            }
+        }
+    }
+    Received { bytes: kept.freeze(), incomplete }
+}
+
+/// Why [`keep`] stopped.
+enum End {
+    OfBody,
+    OfStretch,
+    OfLimit,
+}
+
+/// Reads into `kept` until it has `most` bytes, and never more than `limit`.
+async fn keep(body: &mut Body, kept: &mut BytesMut, most: usize, limit: usize) -> Result<End, axum::Error> {
+    while let Some(frame) = body.frame().await {
+        let Ok(mut data) = frame?.into_data() else { continue };
+        let fits = data.len() <= limit - kept.len();
+        data.truncate(limit - kept.len());
+        kept.extend_from_slice(&data);
+        if !fits {
+            return Ok(End::OfLimit);
+        }
+        if kept.len() >= most && most < limit {
+            return Ok(End::OfStretch);
+        }
+    }
+    Ok(End::OfBody)
+}
+
+/// Reads off a body that nobody wants. Whether it ends, breaks off or dawdles: the answer is the same.
+pub(super) async fn read_off(body: &mut Body) {
+    let drop_all = async {
+        let mut dropped = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            dropped += frame.data_ref().map_or(0, Bytes::len);
+            if dropped > READ_OFF {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(READ_OFF_WITHIN, drop_all).await;
+}
