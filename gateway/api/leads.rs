@@ -22,7 +22,7 @@ use crate::store::IdempotencyKey;
 use crate::telemetry;
 use crate::web::problem::Problem;
 use crate::web::server::Client;
-use accept::{Incoming, accept, header_text, whole_seconds};
+use accept::{Incoming, Read, accept, header_text, whole_seconds};
 use body::Received;
 use refusal::Refused;
 
@@ -148,7 +148,8 @@ async fn take(
     let key = idempotency::key(&arrival.headers).map_err(|fault| Problem::malformed(fault.to_string()))?;
     let key =
         key.map(|key| IdempotencyKey { key: key.to_owned(), fingerprint: idempotency::fingerprint(&received.bytes) });
-    let incoming = Incoming::new(api, &campaign, source, arrival, arrival.request, posted, &received.bytes, key);
+    let post = Read { request: arrival.request, posted, body: &received.bytes, key };
+    let incoming = Incoming::new(api, &campaign, source, arrival, post);
     let taken = accept(api, network, &campaign, source, incoming, wait).await?;
     Ok((taken.word, respond(taken.status, &taken.view, wants_xml(format, &arrival.headers))))
 }

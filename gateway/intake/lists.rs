@@ -88,14 +88,12 @@ impl Lists {
 
 /// The first `[…]` or `.…` of a name's end, and what follows.
 fn segment(text: &str) -> Option<(&str, &str)> {
-    match text.strip_prefix('[') {
-        Some(rest) => rest.split_once(']'),
-        None => {
-            let rest = text.strip_prefix('.')?;
-            let (first, rest) = rest.split_at(rest.find(['[', '.']).unwrap_or(rest.len()));
-            (!first.is_empty()).then_some((first, rest))
-        }
+    if let Some(rest) = text.strip_prefix('[') {
+        return rest.split_once(']');
     }
+    let rest = text.strip_prefix('.')?;
+    let (first, rest) = rest.split_at(rest.find(['[', '.']).unwrap_or(rest.len()));
+    (!first.is_empty()).then_some((first, rest))
 }
 
 fn index(list: &str, digits: &str) -> Result<usize, String> {

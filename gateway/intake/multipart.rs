@@ -123,10 +123,10 @@ fn name_of(head: &str, content: &[u8]) -> Result<Option<String>, String> {
                     return Err("a part names another charset; send UTF-8".to_owned());
                 }
             }
-            "content-transfer-encoding" => {
-                if !["7bit", "8bit", "binary"].iter().any(|plain| kind.trim().eq_ignore_ascii_case(plain)) {
-                    return Err("a part has a Content-Transfer-Encoding; send values as they are".to_owned());
-                }
+            "content-transfer-encoding"
+                if !["7bit", "8bit", "binary"].iter().any(|plain| kind.trim().eq_ignore_ascii_case(plain)) =>
+            {
+                return Err("a part has a Content-Transfer-Encoding; send values as they are".to_owned());
             }
             _ => {}
         }
@@ -142,12 +142,11 @@ fn parameters_of(text: &str) -> Option<Vec<(String, String)>> {
     while !rest.is_empty() {
         let (name, value) = rest.split_once('=')?;
         let value = value.trim_start();
-        let (value, after) = match value.strip_prefix('"') {
-            Some(quoted) => until_quote(quoted)?,
-            None => {
-                let (token, after) = value.split_at(value.find(';').unwrap_or(value.len()));
-                (token.trim_end().to_owned(), after)
-            }
+        let (value, after) = if let Some(quoted) = value.strip_prefix('"') {
+            until_quote(quoted)?
+        } else {
+            let (token, after) = value.split_at(value.find(';').unwrap_or(value.len()));
+            (token.trim_end().to_owned(), after)
         };
         parameters.push((name.trim().to_ascii_lowercase(), value));
         let after = after.trim_start();

@@ -24,6 +24,15 @@ use crate::web::problem::{FieldProblem, Problem};
 /// How long a post that comes during a start waits for its end.
 const START_WITHIN: Duration = Duration::from_secs(2);
 
+/// What was read of a post, or of a line.
+pub(super) struct Read<'a> {
+    pub(super) request: RequestId,
+    pub(super) posted: intake::Posted,
+    /// The bytes as they came.
+    pub(super) body: &'a Bytes,
+    pub(super) key: Option<IdempotencyKey>,
+}
+
 /// A lead that was read, and is to be taken or refused.
 pub(super) struct Incoming {
     request: RequestId,
@@ -54,11 +63,9 @@ impl Incoming {
         campaign: &CampaignEntry,
         source: &SourceEntry,
         arrival: &Arrival,
-        request: RequestId,
-        mut posted: intake::Posted,
-        body: &Bytes,
-        key: Option<IdempotencyKey>,
+        read: Read<'_>,
     ) -> Self {
+        let Read { request, mut posted, body, key } = read;
         let mut body = body.clone();
         if source.source.key_in_body
             && let Some(key) = posted.take_key()

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::super::views::SourceView;
 use super::super::{Answer, Api};
-use super::accept::{Incoming, Taken, accept};
+use super::accept::{Incoming, Read, Taken, accept};
 use super::refusal::Refused;
 use super::{Arrival, authenticate, body, campaign_of, too_fast, unauthorized};
 use crate::clock;
@@ -54,7 +54,7 @@ const ROOM_WITHIN: Duration = Duration::from_secs(10);
 /// How long a line waits for its turn in the source's rate; others on the way would think the connection dead.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
 /// How long all lines together may wait for their turns.
-const TURNS_WITHIN: Duration = Duration::from_secs(600);
+const TURNS_WITHIN: Duration = Duration::from_mins(10);
 
 pub(in crate::api) async fn post(
     State(api): State<Arc<Api>>,
@@ -276,7 +276,8 @@ impl Batch {
         }
         let key = key.map(|key| IdempotencyKey { key, fingerprint: idempotency::fingerprint(line) });
         let request = RequestId(self.api.pipeline.clock.uuid());
-        Ok(Incoming::new(&self.api, &self.campaign, &self.source, &self.arrival, request, posted, line, key))
+        let post = Read { request, posted, body: line, key };
+        Ok(Incoming::new(&self.api, &self.campaign, &self.source, &self.arrival, post))
     }
 
     /// Takes a line, or says why not; its result.

@@ -43,9 +43,9 @@ pub(super) async fn receive(mut body: Body, api: &Api, limit: Size, what: &str, 
             }
         };
         match end {
-            End::OfBody => break,
-            End::OfStretch => {}
-            End::OfLimit => {
+            Stop::All => break,
+            Stop::Stretch => {}
+            Stop::Limit => {
                 read_off(&mut body).await;
                 incomplete = Some(Problem::too_large(format!("{what} may have {limit} at most")));
             }
@@ -55,27 +55,27 @@ pub(super) async fn receive(mut body: Body, api: &Api, limit: Size, what: &str, 
 }
 
 /// Why [`keep`] stopped.
-enum End {
-    OfBody,
-    OfStretch,
-    OfLimit,
+enum Stop {
+    All,
+    Stretch,
+    Limit,
 }
 
 /// Reads into `kept` until it has `most` bytes, and never more than `limit`.
-async fn keep(body: &mut Body, kept: &mut BytesMut, most: usize, limit: usize) -> Result<End, axum::Error> {
+async fn keep(body: &mut Body, kept: &mut BytesMut, most: usize, limit: usize) -> Result<Stop, axum::Error> {
     while let Some(frame) = body.frame().await {
         let Ok(mut data) = frame?.into_data() else { continue };
         let fits = data.len() <= limit - kept.len();
         data.truncate(limit - kept.len());
         kept.extend_from_slice(&data);
         if !fits {
-            return Ok(End::OfLimit);
+            return Ok(Stop::Limit);
         }
         if kept.len() >= most && most < limit {
-            return Ok(End::OfStretch);
+            return Ok(Stop::Stretch);
         }
     }
-    Ok(End::OfBody)
+    Ok(Stop::All)
 }
 
 /// Reads off a body that nobody wants. Whether it ends, breaks off or dawdles: the answer is the same.

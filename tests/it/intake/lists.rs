@@ -209,7 +209,7 @@ fn lists_have_bounds_whatever_comes() {
     let many = |count: usize| vec!["\"x\""; count].join(",");
     assert!(malformed(Format::Json, &format!("{{\"rates\": [{}]}}", many(MAX_ENTRIES + 1))).message.contains("1000"));
     let group = format!("{{{}}}", (0..499).map(|n| format!("\"m{n}\":1")).collect::<Vec<_>>().join(","));
-    let groups = vec![group.as_str(); MAX_LIST_VALUES / 499 + 1].join(",");
+    let groups = [group.as_str(); MAX_LIST_VALUES / 499 + 1].join(",");
     assert!(malformed(Format::Json, &format!("{{\"vehicles\": [{groups}]}}")).message.contains("5000 values in lists"));
     // … which no usual list comes near to: a hundred entries are taken without a word.
     let hundred = format!("{{\"home.phones\": [{}]}}", vec!["\"020 7946 0000\""; 100].join(","));
