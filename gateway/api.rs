@@ -2,6 +2,7 @@
 //! in `api/openapi.json`, which a test holds against the routes.
 
 pub mod access;
+pub mod import;
 mod leads;
 mod operators;
 mod resources;

@@ -10,6 +10,9 @@ mod apply;
 mod check;
 pub mod demo;
 mod export;
+mod import;
+mod progress;
+mod redeliver;
 mod send;
 mod serve;
 mod token;
@@ -103,6 +106,29 @@ enum Command {
         /// A JSON file with the lead's fields, as a source would post them.
         lead: PathBuf,
     },
+    /// Takes the rows of a CSV file as leads of a source, each through the same checks as a post.
+    ///
+    /// gateway import --source acme-solar leads.csv --preview
+    ///
+    /// gateway import --source acme-solar leads.csv --map "E-mail address=email"
+    ///
+    /// Rows that are refused are written to leads.refused.csv with their reasons, to be mended and imported. How far it came
+    /// is kept in leads.import.json: after an interruption or a crash the same command goes on, and no row becomes a
+    /// second lead. The source's rate is kept, its limits stop the import and say when they open. With no gateway
+    /// running, the leads wait for the next start.
+    #[command(verbatim_doc_comment)]
+    Import(import::Wish),
+    /// Sends finished deliveries again, by their ids or by a search: each as a new delivery to the same contract,
+    /// rendered with today's template.
+    ///
+    /// gateway redeliver 0199f6c2-… --reason "they lost it"
+    ///
+    /// gateway redeliver --contract brightroof-solar --state failed --from 2026-11-21T09:00:00Z --reason "their outage"
+    ///
+    /// Try it with --dry-run first. Deliveries that are unfinished are refused. With no gateway running, the new
+    /// deliveries wait for the next start.
+    #[command(verbatim_doc_comment)]
+    Redeliver(Box<redeliver::Wish>),
     /// Staff's tokens for the API.
     Token {
         #[command(subcommand)]
@@ -149,10 +175,15 @@ pub fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<Misuse>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// Arguments that do not go together; says what would.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
 
 /// `Ok(false)`: it ran, and found problems that it has told.
 async fn run(cli: Cli) -> anyhow::Result<bool> {
@@ -169,6 +200,8 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
         Command::Render { contract, lead } => send::render(&config()?, &contract, &lead, cli.json),
         Command::Send { contract, lead } => send::send(&config()?, &contract, &lead, cli.json).await,
+        Command::Import(wish) => import::run(config()?, wish, cli.json).await,
+        Command::Redeliver(wish) => redeliver::run(config()?, *wish, cli.json).await,
         Command::Token { command: TokenCommand::New { name, role } } => {
             token::new(&config()?, name, role, cli.json).await
         }

@@ -74,6 +74,31 @@ pub(super) async fn post(
     }
 }
 
+/// Takes a row of an imported file as if its source had posted it as a form. The word beside the response is for metrics.
+pub(super) async fn take_row(
+    api: &Arc<Api>,
+    network: &Network,
+    source: &Arc<SourceEntry>,
+    row: &super::import::Row,
+    test: bool,
+) -> Result<(&'static str, Response), Problem> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    let key = HeaderValue::from_str(&row.key).map_err(|_| Problem::malformed("the row's key cannot be used"))?;
+    headers.insert("idempotency-key", key);
+    let arrival = Arrival {
+        request: RequestId(api.pipeline.clock.uuid()),
+        campaign: source.source.campaign.to_string(),
+        call: "import",
+        headers,
+        // Nobody waits for the outcome of a row, whatever the source's posts do.
+        query: Some(if test { "wait=0&test=true" } else { "wait=0" }.to_owned()),
+        client: Client(None),
+    };
+    let received = Received { bytes: row.form.clone().into(), incomplete: None };
+    take(api, network, source, &arrival, &received).await
+}
+
 fn unauthorized() -> Problem {
     Problem::unauthorized("send your key as Authorization: Bearer KEY or as X-Api-Key: KEY")
 }

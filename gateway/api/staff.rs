@@ -225,6 +225,7 @@ pub(super) async fn deliveries(State(api): State<Arc<Api>>, headers: HeaderMap, 
 ///
 /// # Errors
 /// Every wrong parameter by its name; when the store cannot be read.
+#[expect(clippy::implicit_hasher, reason = "it is what axum reads a query into")]
 pub async fn find_deliveries(api: &Api, params: &HashMap<String, String>, reveal: Reveal) -> Result<Value, Problem> {
     let network = api.pipeline.directory.network();
     let shut = ShutGates::look(api, &network).await;

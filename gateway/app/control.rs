@@ -27,6 +27,7 @@ use tower::ServiceExt as _;
 use super::App;
 use super::apply::{Flags, Report};
 use crate::api::access::{Role, Tokens, hash_token, new_token};
+use crate::api::import;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::directory::ResourceSet;
@@ -62,6 +63,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/tokens", post(new_staff_token))
         .route("/resources", post(resources))
         .merge(desk::routes())
+        .route("/import/target", post(import_target))
+        .route("/import/rehearse", post(rehearse))
+        .route("/import", post(import_rows))
         .layer(DefaultBodyLimit::max(BODY_AT_MOST))
         .with_state(app)
 }
@@ -101,6 +105,27 @@ async fn apply(State(app): State<Arc<App>>, Json(request): Json<ApplyRequest>) -
     let set = ResourceSet::from_records(&records)
         .map_err(|faults| Problem::validation(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     Ok(Json(app.apply(&set, request.flags, "apply").await?))
+}
+
+async fn import_target(
+    State(app): State<Arc<App>>,
+    Json(request): Json<import::TargetRequest>,
+) -> Result<Json<import::Target>, Problem> {
+    Ok(Json(import::target(&app.api, &request)?))
+}
+
+async fn rehearse(
+    State(app): State<Arc<App>>,
+    Json(request): Json<import::ImportRequest>,
+) -> Result<Json<Vec<import::Rehearsed>>, Problem> {
+    Ok(Json(import::rehearse(&app.api, &request)?))
+}
+
+async fn import_rows(
+    State(app): State<Arc<App>>,
+    Json(request): Json<import::ImportRequest>,
+) -> Result<Json<Vec<import::RowAnswer>>, Problem> {
+    Ok(Json(import::import(&app.api, &request).await?))
 }
 
 /// Every resource in the store: kind, id, document.
@@ -232,13 +257,13 @@ fn answered<A: DeserializeOwned>(status: StatusCode, body: &[u8]) -> anyhow::Res
             bail!("the gateway answered {status}");
         };
         let errors = problem.get("errors").and_then(Value::as_array).into_iter().flatten();
-        let errors: String = errors
+        let lines: Vec<String> = errors
             .map(|error| {
                 let text = |key| error.get(key).and_then(Value::as_str).unwrap_or_default();
                 format!("\n  {}: {}", text("field"), text("message"))
             })
             .collect();
-        bail!("{detail}{errors}");
+        bail!("{detail}{}", lines.concat());
     }
     Ok(serde_json::from_slice(body)?)
 }

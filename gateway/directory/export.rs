@@ -141,11 +141,8 @@ fn literal_secrets(place: &str, value: &Value, in_auth: bool, found: &mut Vec<St
     for (key, value) in table {
         let place = format!("{place}.{key}");
         match value {
-            Value::String(text) if ["url", "backup_url"].contains(&key.as_str()) => {
-                if url_holds_secret(text) {
-                    found.push(place);
-                }
-            }
+            Value::String(text) if is_url(key) && url_holds_secret(text) => found.push(place),
+            Value::String(_) if is_url(key) => {}
             Value::String(text) => {
                 let named = is_secret_header(key) && !names_no_secret(key);
                 let literal = !SecretText(text.clone()).is_reference() && !is_plain_template(text) && !text.is_empty();
@@ -157,6 +154,10 @@ fn literal_secrets(place: &str, value: &Value, in_auth: bool, found: &mut Vec<St
             _ => {}
         }
     }
+}
+
+fn is_url(key: &str) -> bool {
+    matches!(key, "url" | "backup_url")
 }
 
 /// Keys that tell where a secret goes or comes from, and are none.
@@ -198,10 +199,11 @@ fn table(out: &mut String, path: &str, entries: &Map<String, Value>) {
 
 fn is_section(path: &str, name: &str, value: &Value) -> bool {
     let Value::Object(entries) = value else { return false };
-    let declared = SECTIONS.contains(&name) || path.ends_with(".maps");
+    let within = path.rsplit('.').next().unwrap_or_default();
+    let declared = SECTIONS.contains(&name) || within == "maps";
     let long = || flat(value).len() + name.len() > WIDTH && !entries.values().any(Value::is_array);
     // What a lead's field, a header or a form's field is called says nothing of its shape.
-    let named_by_people = path.ends_with(".fields") || path.ends_with(".form") || path.ends_with(".headers");
+    let named_by_people = ["fields", "form", "headers", "secrets"].contains(&within);
     !entries.is_empty() && !named_by_people && (declared || long())
 }
 

@@ -1,6 +1,8 @@
 //! The commands of every day: export, redeliver and import (CONTRACT 8), by the real binary.
 
 mod export;
+mod import;
+mod redeliver;
 
 use std::process::Output;
 
