@@ -113,8 +113,8 @@ pub(super) enum Content {
     Xml(Piece),
     Soap {
         version: Version,
-        security: Option<Security>,
-        header: Option<Piece>,
+        security: Option<Box<Security>>,
+        header: Option<Box<Piece>>,
         body: Piece,
     },
 }
@@ -125,7 +125,7 @@ impl Content {
             Self::Form(fields) => fields.iter().any(|(_, piece)| piece.masks()),
             Self::Json(piece) | Self::Xml(piece) => piece.masks(),
             Self::Soap { security, header, body, .. } => {
-                security.is_some() || body.masks() || header.as_ref().is_some_and(Piece::masks)
+                security.is_some() || body.masks() || header.as_ref().is_some_and(|piece| piece.masks())
             }
         }
     }
@@ -135,7 +135,7 @@ impl Content {
             Self::Form(fields) => fields.iter().map(|(_, piece)| piece).collect(),
             Self::Json(piece) | Self::Xml(piece) => vec![piece],
             Self::Soap { security, header, body, .. } => {
-                security.iter().flat_map(Security::pieces).chain(header).chain([body]).collect()
+                security.iter().flat_map(|security| security.pieces()).chain(header.as_deref()).chain([body]).collect()
             }
         }
     }
@@ -336,9 +336,12 @@ impl Compiler<'_> {
         let header =
             endpoint.header_template.as_deref().map(|path| self.file("endpoint.header_template", path, format));
         Some(match Version::of(endpoint.method) {
-            Some(version) => {
-                Content::Soap { version, security: self.security(endpoint), header: header.flatten(), body: body? }
-            }
+            Some(version) => Content::Soap {
+                version,
+                security: self.security(endpoint).map(Box::new),
+                header: header.flatten().map(Box::new),
+                body: body?,
+            },
             None if format == Format::Json => Content::Json(body?),
             None => Content::Xml(body?),
         })

@@ -298,7 +298,7 @@ impl Walk<'_, '_> {
             options: call.hash.iter().map(|(name, option)| (name.as_str(), literal(option))).collect(),
         };
         if let Some(Err(message)) = spec.check.map(|check| check(&literals, self.loader.contract)) {
-            return self.fault(format!("`{}`: {message}", spec.name));
+            self.fault(format!("`{}`: {message}", spec.name));
         }
     }
 
@@ -447,7 +447,7 @@ impl Walk<'_, '_> {
         };
         match encode {
             Err(()) => {
-                self.fault("`{{#nested …}}` has one option: encode=\"base64\", \"base64url\", \"hex\" or \"cdata\"")
+                self.fault("`{{#nested …}}` has one option: encode=\"base64\", \"base64url\", \"hex\" or \"cdata\"");
             }
             Ok(Some(Encode::CData)) if self.format != Format::Xml || place != Place::Content => {
                 self.fault("encode=\"cdata\" belongs into the text of XML");

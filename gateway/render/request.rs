@@ -220,7 +220,7 @@ impl<'a> Composer<'a> {
                 );
                 let children = 1 + usize::from(security.is_some() || header.is_some());
                 if let Err(broken) = wellformed::xml(&envelope.text, Xml::Envelope { children }) {
-                    let (piece, start) = match header {
+                    let (piece, start): (&Piece, usize) = match header.as_deref() {
                         Some(header) if broken.offset < envelope.body_at => (header, envelope.header_at),
                         _ => (body, envelope.body_at),
                     };

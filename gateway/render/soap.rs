@@ -37,7 +37,7 @@ impl Version {
     ) -> Envelope {
         let header_length = security.map_or(0, str::len) + header.map_or(0, str::len);
         let mut text = String::with_capacity(body.len() + header_length + 256);
-        text.push_str(&format!(r#"<?xml version="1.0" encoding="{}"?>"#, charset.xml_name()));
+        text.extend([r#"<?xml version="1.0" encoding=""#, charset.xml_name(), r#""?>"#]);
         text.push_str("\n<soap:Envelope xmlns:soap=\"");
         text.push_str(self.namespace());
         text.push_str("\">");

@@ -69,10 +69,10 @@ pub(super) fn without_trailing_commas(text: &str) -> (Cow<'_, str>, Vec<usize>) 
     let mut out = String::with_capacity(text.len());
     let mut from = 0;
     for comma in &commas {
-        out.push_str(&text[from..*comma]);
+        out.push_str(text.get(from..*comma).unwrap_or_default());
         from = comma + 1;
     }
-    out.push_str(&text[from..]);
+    out.push_str(text.get(from..).unwrap_or_default());
     (out.into(), commas)
 }
 

@@ -34,29 +34,32 @@ impl Security {
     /// The header block.
     pub(super) fn block(&self, username: &str, proof: &Proof, now: Timestamp) -> String {
         let created = written(now);
-        let mut out = format!(r#"<wsse:Security xmlns:wsse="{EXTENSION}" xmlns:wsu="{UTILITY}""#);
         // Both versions read "1" as true.
-        out.push_str(if self.must_understand { r#" soap:mustUnderstand="1">"# } else { ">" });
-        if let Some(expires) = self.valid_for.and_then(|span| now.checked_add(span).ok()) {
-            out.push_str(&format!(
-                r#"<wsu:Timestamp wsu:Id="Timestamp-1"><wsu:Created>{created}</wsu:Created><wsu:Expires>{}</wsu:Expires></wsu:Timestamp>"#,
-                written(expires)
-            ));
-        }
-        out.push_str(r#"<wsse:UsernameToken wsu:Id="UsernameToken-1"><wsse:Username>"#);
-        out.push_str(&Format::Xml.escape(username));
-        let kind = if self.digest { "PasswordDigest" } else { "PasswordText" };
-        out.push_str(&format!(r#"</wsse:Username><wsse:Password Type="{PROFILE}#{kind}">"#));
-        out.push_str(&Format::Xml.escape(&proof.password));
-        out.push_str("</wsse:Password>");
-        if self.digest {
-            out.push_str(&format!(
-                r#"<wsse:Nonce EncodingType="{BASE64}">{}</wsse:Nonce><wsu:Created>{created}</wsu:Created>"#,
-                proof.nonce
-            ));
-        }
-        out.push_str("</wsse:UsernameToken></wsse:Security>");
-        out
+        let must_understand = if self.must_understand { r#" soap:mustUnderstand="1""# } else { "" };
+        let expires = self.valid_for.and_then(|span| now.checked_add(span).ok()).map(written);
+        let timestamp = expires.map_or_else(String::new, |expires| {
+            format!(
+                r#"<wsu:Timestamp wsu:Id="Timestamp-1"><wsu:Created>{created}</wsu:Created><wsu:Expires>{expires}</wsu:Expires></wsu:Timestamp>"#
+            )
+        });
+        let (kind, once) = if self.digest {
+            let nonce = &proof.nonce;
+            let once = format!(
+                r#"<wsse:Nonce EncodingType="{BASE64}">{nonce}</wsse:Nonce><wsu:Created>{created}</wsu:Created>"#
+            );
+            ("PasswordDigest", once)
+        } else {
+            ("PasswordText", String::new())
+        };
+        let (username, password) = (Format::Xml.escape(username), Format::Xml.escape(&proof.password));
+        [
+            format!(r#"<wsse:Security xmlns:wsse="{EXTENSION}" xmlns:wsu="{UTILITY}"{must_understand}>{timestamp}"#),
+            format!(r#"<wsse:UsernameToken wsu:Id="UsernameToken-1"><wsse:Username>{username}</wsse:Username>"#),
+            format!(r#"<wsse:Password Type="{PROFILE}#{kind}">{password}</wsse:Password>"#),
+            once,
+            "</wsse:UsernameToken></wsse:Security>".to_owned(),
+        ]
+        .concat()
     }
 
     /// What shows that we know the password. A nonce is used once: it is drawn for each message.

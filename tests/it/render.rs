@@ -1255,7 +1255,7 @@ fn texts(document: &str) -> BTreeMap<String, String> {
             }
             Event::GeneralRef(reference) => {
                 let name: &str = &reference;
-                found.entry(open.last().cloned().unwrap()).or_insert_with(String::new).push_str(&format!("&{name};"));
+                found.entry(open.last().cloned().unwrap()).or_insert_with(String::new).extend(["&", name, ";"]);
             }
             Event::Eof => return found,
             _ => {}
