@@ -259,7 +259,7 @@ impl Importer<'_> {
     /// Until the end, or until something stops it: then why.
     async fn run(&mut self) -> anyhow::Result<Option<String>> {
         let mut interrupt = Interrupt::listen()?;
-        let mut refused = Refused::open(&self.paths.refused, self.table, self.record.refused_bytes)?;
+        let mut refused = Refused::open(&self.paths.refused, self.table, &self.record)?;
         let mut rows = self.table.read()?;
         for _ in 0..self.record.done {
             rows.next_row()?;

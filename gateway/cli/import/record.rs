@@ -151,16 +151,30 @@ pub(super) struct Refused<'a> {
 }
 
 impl<'a> Refused<'a> {
-    /// Goes on at `length`; what lies beyond was not recorded, and comes again.
-    pub(super) fn open(path: &'a Path, table: &'a Table, length: u64) -> anyhow::Result<Self> {
-        let mut refused = Self { path, table, file: None, length };
-        if length > 0 {
-            let mut file = refused.make(false)?;
-            file.set_len(length)?;
-            file.seek(SeekFrom::End(0))?;
-            refused.file = Some(file);
-        } else if path.exists() {
-            std::fs::remove_file(path).with_context(|| format!("{} cannot be replaced", path.display()))?;
+    /// Goes on where `record` says; what lies beyond was not recorded, and comes again. A file that somebody has begun to
+    /// mend is left alone.
+    pub(super) fn open(path: &'a Path, table: &'a Table, record: &Record) -> anyhow::Result<Self> {
+        let cannot = || format!("{} cannot be replaced", path.display());
+        let mut refused = Self { path, table, file: None, length: 0 };
+        let found = std::fs::metadata(path).map(|file| file.len()).ok();
+        match found {
+            // None yet, or it has been taken away to be mended.
+            None => {}
+            Some(_) if record.refused_bytes == 0 => std::fs::remove_file(path).with_context(cannot)?,
+            Some(length) if length < record.refused_bytes || (record.stopped && length != record.refused_bytes) => {
+                bail!(
+                    "{} has been changed since the import stopped; give it another name, then the same command goes on and \
+                 writes further refused rows to a new one",
+                    path.display()
+                )
+            }
+            Some(_) => {
+                let mut file = refused.make(false)?;
+                file.set_len(record.refused_bytes).with_context(cannot)?;
+                file.seek(SeekFrom::End(0))?;
+                refused.length = record.refused_bytes;
+                refused.file = Some(file);
+            }
         }
         Ok(refused)
     }

@@ -174,6 +174,29 @@ async fn refused_rows_are_written_with_every_reason_for_their_owner_and_can_be_m
 }
 
 #[tokio::test]
+async fn a_file_of_refused_rows_that_somebody_mends_in_the_meantime_is_left_alone() {
+    let world = World::with("", "limits = { daily = 1 }", "");
+    world.write("leads.csv", "email\nnobody\nann@example.com\nbob@example.com\nno-one\n");
+    let gateway = world.start().await;
+    run(&world, 1, &IMPORT);
+    let mended = read(&world, "leads.refused.csv").replace("nobody", "kim@example.com");
+    world.write("leads.refused.csv", &mended);
+    let base = read(&world, "network/base.toml").replace("daily = 1", "daily = 9");
+    world.write("network/base.toml", &base);
+    run(&world, 0, &["apply", "network"]);
+
+    let text = run(&world, 1, &IMPORT);
+    assert!(text.contains("leads.refused.csv has been changed"), "{text}");
+    assert_eq!(read(&world, "leads.refused.csv"), mended);
+    std::fs::rename(world.path("leads.refused.csv"), world.path("mended.csv")).unwrap();
+    let text = run(&world, 1, &IMPORT);
+    assert!(text.contains("4 of 4 rows: 2 accepted, 0 duplicate, 2 refused."), "{text}");
+    assert!(read(&world, "leads.refused.csv").starts_with("email,line,status_code,reasons\nno-one,5,422,"));
+    run(&world, 0, &["import", "--source", "acme", "mended.csv"]);
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn columns_go_by_their_names_or_as_told_and_a_preview_shows_it_and_imports_nothing() {
     let world = World::new("");
     world.write(
