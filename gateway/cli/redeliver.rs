@@ -42,8 +42,6 @@ pub(super) struct Wish {
     /// Why; kept with your act.
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     reason: String,
-    #[command(flatten)]
-    search: Search,
     /// consume: it takes places and obeys limits, like any delivery. bypass: no place, and no limit stops it. By
     /// default bypass where the old delivery still has its place, else consume.
     #[arg(long, value_name = "consume|bypass", value_parser = limits)]
@@ -60,6 +58,9 @@ pub(super) struct Wish {
     /// Follow the new deliveries until they have ended or need a person, at most so long.
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "10m", value_parser = Span::from_str)]
     wait: Option<Span>,
+    // Last, for its heading would also stand above what follows.
+    #[command(flatten)]
+    search: Search,
 }
 
 /// As `GET /v1/deliveries` takes them; every one that is given must hold.
