@@ -127,7 +127,7 @@ async fn a_token_endpoint_that_refuses_us_is_seen_with_its_words_and_nothing_rea
     let said = format!("{{\"error\": \"invalid_client\", \"error_description\": \"no client with {SECRET}\"}}");
     let tokens = Stub::start(Behaviour::reply(400, said)).await;
     let partner = Stub::start(Behaviour::ok("never")).await;
-    let world = World::new(&wanting_tokens(&partner.url("/"), &tokens.url("/token"), "", ""));
+    let world = World::new(&wanting_tokens(&partner.url("/"), &tokens.url("/token"), "", "").replace("10ms", "1h"));
     let gateway = world.start().await;
     let answer = gateway.post_and_wait(&lead("a@example.com")).await;
     assert_eq!(answer.status, 202);
