@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{run, told};
 use crate::harness::{World, buyer};
-use crate::partner_stub::{Behaviour, Stub};
+use crate::partner_stub::{Authority, Behaviour, Stub};
 
 /// A campaign, an introducer, a source, a buyer and contracts that say something for every key.
 const EVERY_KEY: &str = r#"
@@ -32,6 +32,8 @@ on = { type = "boolean", default = true }
 home = { type = "url" }
 from = { type = "ip" }
 count = { type = "integer", max = 7 }
+tags = { type = "list", items = { type = "one_of", values = ["x", "y"] }, min = 1, max = 5 }
+cars = { type = "list", fields = { make = { type = "text", required = true }, year = { type = "integer", min = 1900 } }, sensitive = true }
 
 [[partner]]
 id = "full"
@@ -80,11 +82,16 @@ filters = { all = [
 ] }
 maps.yes_no = { true = "Y", "*" = "N", 'a.b "c"' = "\\" }
 maps.second = { a = "1" }
+secrets = { signing = "file:secret", typed = "typed in" }
 
 [contract.endpoint]
 method = "soap11"
 url = "https://127.0.0.1:1/{{lead.kind}}"
 action = "urn:do"
+backup_url = "https://127.0.0.1:2/{{lead.kind}}"
+charset = "iso-8859-1"
+tls = { ca = "file:ca.pem" }
+keep_alive = "50s"
 template = "deep/down/body.hbs"
 header_template = "deep/head.hbs"
 headers = { X-Source = "{{source.id}}", X-Secret = "file:secret" }
@@ -103,10 +110,10 @@ duplicate = [{ status = true, one_of = [409, "410"] }, { header = "X-Dup", exist
 accepted = { all = [{ xpath = "//Status", equals = "OK" }, { contains = "fine" }] }
 rejected = { inside = { xpath = "//Result", as = "json" }, json = "$.code", min = 1, max = 5 }
 retryable = { regex = '(wait|"later")', matches = "^w" }
-reason = { form = "why" }
+reason = [{ form = "why" }, { css = "input.why", attribute = "value" }, { body = true }]
 reference = { json = "$['id']" }
 redirect_url = { header = "Location" }
-price = { inside = { form = "x", as = "xml" }, xpath = "//Price" }
+price = { inside = { form = "x", as = "xml" }, xpath = "//Price", minor_units = true }
 
 [[contract]]
 id = "form"
@@ -122,11 +129,54 @@ auth = { query = { name = "token", value = "file:secret" } }
 [contract.endpoint.form]
 "first.name" = "{{lead.email}}"
 form = "a{{lead.kind}}\n'\"b"
+
+[[contract]]
+id = "tokens"
+partner = "full"
+campaign = "full"
+
+[contract.endpoint]
+method = "get"
+url = "http://127.0.0.1:1/"
+concurrency = "adaptive"
+
+[contract.endpoint.auth.oauth2]
+token_url = "https://127.0.0.1:1/token"
+grant = "password"
+client_id = "me"
+client_secret = "file:secret"
+client_auth = "basic_plain"
+username = "ada"
+password = "file:secret"
+scope = "a b"
+params = { audience = "x", "odd name" = "file:secret" }
+header = "X-Token"
+scheme = ""
+
+[contract.endpoint.response]
+accepted = { json = "$.all[*].ok", every = true, equals = true }
+
+[[contract]]
+id = "security"
+partner = "full"
+campaign = "full"
+
+[contract.endpoint]
+method = "soap12"
+url = "http://127.0.0.1:1/"
+template = "deep/part.hbs"
+auth = { wsse = { username = "me", password = "file:secret", password_type = "digest", timestamp = "5m", must_understand = false } }
 "#;
+
+/// What the network refers to.
+fn write_secrets(world: &World) {
+    world.write("secret", "s3cret-of-theirs");
+    world.write("ca.pem", &String::from_utf8(Authority::new().pem()).unwrap());
+}
 
 fn full() -> World {
     let world = World::new(EVERY_KEY);
-    world.write("secret", "s3cret-of-theirs");
+    write_secrets(&world);
     std::fs::create_dir_all(world.path("templates/deep/down")).unwrap();
     world.write("templates/deep/down/body.hbs", "<a>{{> deep/part.hbs}}</a>\n");
     world.write("templates/deep/part.hbs", "<b>{{lead.email}}</b>");
@@ -146,7 +196,7 @@ fn round_trip(world: &World, network: &str) {
     // Into an empty store, and out again: the same files.
     let again = World::new("");
     if world.path("secret").exists() {
-        again.write("secret", "s3cret-of-theirs");
+        write_secrets(&again);
     }
     run(&again, 0, &["apply", &world.path("out").display().to_string()]);
     run(&again, 0, &["export", "out", "--with-secrets"]);
