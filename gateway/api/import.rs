@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Api, leads};
 use crate::directory::{CampaignEntry, Network, SourceEntry};
 use crate::intake::{self, Format};
-use crate::model::campaign::UnknownFields;
+use crate::model::campaign::{FieldType, UnknownFields};
 use crate::model::id::{RequestId, SourceId};
 use crate::telemetry;
 use crate::web::problem::Problem;
@@ -26,6 +26,9 @@ pub struct Target {
     pub campaign: String,
     /// The campaign's declared fields.
     pub fields: Vec<String>,
+    /// Those of them that take several values, or groups of values.
+    #[serde(default)]
+    pub lists: Vec<String>,
     /// Those of them without which a lead is refused.
     pub required: Vec<String>,
     /// Whether other fields are refused.
@@ -91,6 +94,7 @@ pub fn target(api: &Api, request: &TargetRequest) -> Result<Target, Problem> {
     Ok(Target {
         campaign: campaign.campaign.id.to_string(),
         fields: fields.keys().cloned().collect(),
+        lists: fields.iter().filter(|(_, field)| field.kind == FieldType::List).map(|(name, _)| name.clone()).collect(),
         required: fields
             .iter()
             .filter(|(_, field)| field.required && field.default.is_none())

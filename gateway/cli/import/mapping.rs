@@ -58,8 +58,12 @@ pub(super) fn map(
         };
         columns.push(Column { header: name.clone(), to });
     }
-    faults.extend(given_twice(&columns));
-    let given = |field: &String| columns.iter().any(|column| column.to == To::Known(field.clone()));
+    faults.extend(given_twice(&columns, target));
+    let given = |field: &String| {
+        columns.iter().any(|column| {
+            matches!(&column.to, To::Known(name) if name == field || list_of(name, target) == Some(field.as_str()))
+        })
+    };
     for field in target.required.iter().filter(|field| !given(field)) {
         faults.push(format!(
             "no column goes into `{field}`, which campaign {} requires; name one: --map \"COLUMN={field}\"",
@@ -70,7 +74,11 @@ pub(super) fn map(
 }
 
 fn place(name: &str, target: &Target, wishes: &BTreeMap<String, String>, ignore_unmapped: bool) -> Result<To, String> {
-    let known = |wanted: &str| target.fields.iter().any(|field| field == wanted) || METADATA.contains(&wanted);
+    let known = |wanted: &str| {
+        target.fields.iter().any(|field| field == wanted)
+            || METADATA.contains(&wanted)
+            || list_of(wanted, target).is_some()
+    };
     if let Some(wish) = wishes.get(name) {
         return match wish.as_str() {
             "" => Ok(To::Ignored),
@@ -82,6 +90,10 @@ fn place(name: &str, target: &Target, wishes: &BTreeMap<String, String>, ignore_
             )),
             wish => Ok(To::Kept(wish.to_owned())),
         };
+    }
+    // `interests[]`, `vehicles[0].make`: as a form would name it.
+    if list_of(name, target).is_some() {
+        return Ok(To::Known(name.to_owned()));
     }
     let plain = plain(name);
     let mut alike =
@@ -106,14 +118,24 @@ fn plain(name: &str) -> String {
     name.chars().filter(|c| !c.is_whitespace() && *c != '_' && *c != '-').flat_map(char::to_lowercase).collect()
 }
 
-fn given_twice(columns: &[Column]) -> Vec<String> {
+/// The list that a name gives an entry of, or a part of one, as a form would.
+fn list_of<'t>(name: &str, target: &'t Target) -> Option<&'t str> {
+    let lists = target.lists.iter().map(String::as_str);
+    lists
+        .filter(|list| name.strip_prefix(list).is_some_and(|rest| rest.starts_with(['[', '.'])))
+        .max_by_key(|list| list.len())
+}
+
+/// Names that several columns go into; a list takes them all.
+fn given_twice(columns: &[Column], target: &Target) -> Vec<String> {
     let mut by_name: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for column in columns {
         if let To::Known(name) | To::Kept(name) = &column.to {
             by_name.entry(name).or_default().push(&column.header);
         }
     }
-    let twice = by_name.into_iter().filter(|(_, headers)| headers.len() > 1);
+    let takes_all = |name: &str| target.lists.iter().any(|list| list == name || name.strip_suffix("[]") == Some(list));
+    let twice = by_name.into_iter().filter(|(name, headers)| headers.len() > 1 && !takes_all(name));
     twice
         .map(|(name, headers)| {
             let headers: Vec<String> = headers.iter().map(|header| format!("\"{header}\"")).collect();

@@ -380,3 +380,31 @@ async fn without_a_running_gateway_leads_are_taken_and_delivered_after_the_next_
     assert_eq!(everybody(&gateway).await, once_each(60));
     gateway.finish().await;
 }
+
+#[tokio::test]
+async fn columns_of_a_list_all_go_into_it_and_empty_cells_are_no_entries() {
+    let world = World::new("");
+    let base = std::fs::read_to_string(world.path("network/base.toml")).unwrap().replace(
+        "[campaign.fields]\n",
+        "[campaign.fields]\ninterests = { type = \"list\", items = { type = \"text\" } }\n\
+         cars = { type = \"list\", fields = { make = { type = \"text\" }, year = { type = \"integer\" } } }\n",
+    );
+    world.write("network/base.toml", &base);
+    world.write(
+        "leads.csv",
+        "email,Interest 1,Interest 2,cars[0].make,cars[0].year,cars[1].make\nann@example.com,solar,,Kia,2019,\nbob@example.com,wind,heat,,,\n",
+    );
+    let gateway = world.start().await;
+    let lists = ["--map", "Interest 1=interests", "--map", "Interest 2=interests"];
+    run(&world, 0, &[&IMPORT[..], &lists].concat());
+    let fields = |page: &Value, email: &str| {
+        let leads = page["items"].as_array().unwrap();
+        leads.iter().find(|lead| lead["fields"]["email"] == email).unwrap()["fields"].clone()
+    };
+    let page = gateway.get("/v1/leads").await;
+    let ann = fields(&page, "ann@example.com");
+    assert_eq!((&ann["interests"], &ann["cars"]), (&json!(["solar"]), &json!([{"make": "Kia", "year": 2019}])));
+    let bob = fields(&page, "bob@example.com");
+    assert_eq!((&bob["interests"], bob.get("cars")), (&json!(["wind", "heat"]), None));
+    gateway.finish().await;
+}
