@@ -433,6 +433,17 @@ impl Drop for Gateway {
     }
 }
 
+/// A port where nobody listens, for a server that must be told one: below those that the system gives to connections and to
+/// listeners that ask for any, so that nobody takes it in the meantime.
+pub fn free_port() -> u16 {
+    // Tests run as processes of their own: each begins to look somewhere else.
+    let begin = u16::try_from(std::process::id() % 10_000).unwrap();
+    (0..10_000)
+        .map(|n| 20_000 + (begin + n) % 10_000)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("some port is free")
+}
+
 /// An instant, from its text.
 pub fn at(text: &str) -> Timestamp {
     text.parse().unwrap()

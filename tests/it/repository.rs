@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
+use crate::harness::free_port;
 use lead_gateway::config::Config;
 use lead_gateway::model::campaign::Campaign;
 use lead_gateway::model::contract::{Contract, Endpoint};
@@ -286,13 +287,16 @@ fn can(command: &str) -> bool {
 /// The commands of the page, one after another, in an empty directory; the lines that it shows must come.
 #[test]
 fn the_way_to_a_first_partner_works_as_it_is_written() {
-    if !can("python3") || !can("curl") {
-        eprintln!("skipped: python3 and curl play the partner and the source (apt-get install python3 curl)");
-        return;
-    }
+    assert!(
+        can("python3") && can("curl"),
+        "python3 and curl play the partner and the source; `make tools` installs them"
+    );
     let page = text("docs/first-partner.md");
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let (ours, theirs) = (free(), free());
+    let port = free_port();
+    // Kept until the second is found.
+    let held = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let (ours, theirs) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", free_port()));
+    drop(held);
     let with_ports = |text: &str| {
         let port = theirs.rsplit(':').next().unwrap();
         text.replace("127.0.0.1:8080", &ours).replace("127.0.0.1:9000", &theirs).replace("9000)", &format!("{port})"))

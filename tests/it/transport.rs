@@ -7,7 +7,7 @@ use lead_gateway::dispatch::concurrency::{Adaptive, Load, MOST, START};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
 
-use super::harness::{Gateway, World, all_bytes, buyer, lead, text_at};
+use super::harness::{Gateway, World, all_bytes, buyer, free_port, lead, text_at};
 use super::partner_stub::{Behaviour, Step, Stub, refused};
 
 /// nginx, which lets nobody in without a certificate of its authority.
@@ -21,7 +21,7 @@ impl Nginx {
     async fn start(server: (&str, &str), clients: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().display();
-        let port = refused().await.port();
+        let port = free_port();
         for (name, text) in [("server.pem", server.0), ("server.key", server.1), ("clients.pem", clients)] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
