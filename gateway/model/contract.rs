@@ -791,6 +791,9 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inside {
+    /// Selects a header by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
     /// Selects by JSONPath.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub json: Option<String>,

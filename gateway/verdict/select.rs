@@ -311,6 +311,7 @@ fn compile_inside(path: &str, config: &InsideConfig, key: &str, faults: &mut Fau
         _ => faults.add(path, format!("`{key}` does not read a nested document that is `as = \"{as_word}\"`")),
     }
     let outer = [
+        ("header", &config.header),
         ("json", &config.json),
         ("xpath", &config.xpath),
         ("css", &config.css),
@@ -323,7 +324,7 @@ fn compile_inside(path: &str, config: &InsideConfig, key: &str, faults: &mut Fau
         let look = Look::compile(&format!("{path}.{key}"), key, text, attribute, faults)?;
         Some((look, format!("{} as {as_word}", label(key, text, attribute))))
     } else {
-        faults.add(path, "needs exactly one of json, xpath, css, form and regex to find the nested document");
+        faults.add(path, "needs exactly one of header, json, xpath, css, form and regex to find the nested document");
         None
     }
 }
