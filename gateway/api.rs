@@ -23,7 +23,6 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::Semaphore;
 
 use crate::directory::Network;
 use crate::intake::auth;
@@ -51,7 +50,7 @@ pub struct Api {
     /// How long a client may take to send a body.
     pub body_timeout: Span,
     /// Room for batches.
-    batches: Arc<Semaphore>,
+    batches: leads::batch::Room,
     /// Idempotency keys that are being worked on.
     in_progress: Mutex<HashSet<(SourceId, String)>>,
 }
@@ -86,7 +85,7 @@ impl Api {
             metrics_here,
             body_limit,
             body_timeout,
-            batches: Arc::new(Semaphore::new(leads::batch::BATCHES)),
+            batches: leads::batch::Room::default(),
             in_progress: Mutex::default(),
         }
     }

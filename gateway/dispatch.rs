@@ -6,7 +6,7 @@
 //! by [`breaker`].
 //!
 //! `client` is one exchange, `handover` the question "was it sent?", `target` where it may go, `token` the OAuth 2.0
-//! tokens that some partners want first, `own` the clients of endpoints with certificates of their own.
+//! tokens that some partners want first, `own` the clients of endpoints with certificates or a `keep_alive` of their own.
 
 pub mod breaker;
 mod client;
@@ -112,7 +112,7 @@ impl Transport {
 
 /// Sends requests. Cheap to clone; the clones share their connections.
 ///
-/// One client serves every endpoint that has no certificates or pauses of its own: the time-outs are kept per exchange
+/// One client serves every endpoint that has no certificates and no `keep_alive` of its own: the time-outs are kept per exchange
 /// here, not by the client, for only so can a time-out tell whether the request had been handed over.
 #[derive(Debug, Clone)]
 pub struct Dispatcher {
@@ -128,7 +128,7 @@ impl Dispatcher {
     /// When the extra roots cannot be read, or TLS cannot be set up.
     pub fn new(config: DispatchConfig) -> Result<Self, DispatchFault> {
         let roots = Arc::new(tls::roots(config.extra_roots_pem.as_deref())?);
-        let client = client::build(&config, tls::config(Arc::clone(&roots))?, own::KEEP_ALIVE)?;
+        let client = client::build(&config, tls::config(Arc::clone(&roots))?, Endpoint::KEEP_ALIVE)?;
         Ok(Self { client, config: Arc::new(config), roots })
     }
 

@@ -20,7 +20,7 @@ mod plan;
 mod send;
 mod staff;
 
-pub use authorise::{Authorisation, authorise};
+pub use authorise::Authorisation;
 pub use lane::{Lane, Lanes, Permit};
 pub use outcomes::{Outcome, Outcomes, Waiting};
 pub use send::{deliver, request_for};
@@ -257,6 +257,12 @@ impl Pipeline {
         let number = record.delivery.attempt_count + 1;
         let network = self.directory.network();
         let began = clock::instant();
+        let authorisation = Authorisation::obtain(&self.dispatcher, entry).await;
+        if authorisation.exchange.is_some() {
+            telemetry::stage("token", began.elapsed());
+        }
+
+        let began = clock::instant();
         let mut outgoing = match request_for(&network, entry, &lead, record.delivery.id, number, self.clock.now()) {
             Ok(outgoing) => outgoing,
             Err(why) => {
@@ -268,7 +274,7 @@ impl Pipeline {
         };
 
         telemetry::stage("render", began.elapsed());
-        let authorisation = authorise(&self.dispatcher, entry, &mut outgoing).await;
+        authorisation.put_into(&mut outgoing);
 
         let began = clock::instant();
         let started_at = self.clock.now();

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Api, leads};
 use crate::directory::{CampaignEntry, Network, SourceEntry};
-use crate::intake::{self, Format};
+use crate::intake::Format;
 use crate::model::campaign::{FieldType, UnknownFields};
 use crate::model::id::{RequestId, SourceId};
 use crate::telemetry;
@@ -120,10 +120,15 @@ fn find(network: &Network, source: &str) -> Result<(Arc<SourceEntry>, Arc<Campai
 pub fn rehearse(api: &Api, request: &ImportRequest) -> Result<Vec<Rehearsed>, Problem> {
     bounded(request)?;
     let network = api.pipeline.directory.network();
-    let (_, campaign) = find(&network, &request.source)?;
+    let (source, campaign) = find(&network, &request.source)?;
     let rehearsed = request.rows.iter().map(|row| {
-        let posted = match intake::parse(Format::Form, row.form.as_bytes()) {
-            Ok(posted) => posted,
+        let posted = match campaign.rules.parse(Format::Form, row.form.as_bytes()) {
+            Ok(mut posted) => {
+                if source.source.key_in_body {
+                    posted.take_key();
+                }
+                posted
+            }
             Err(fault) => return Rehearsed::Wrong(vec![(String::new(), fault.message)]),
         };
         match campaign.rules.validate(posted) {

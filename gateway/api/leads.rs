@@ -174,7 +174,7 @@ async fn take(
     let key =
         key.map(|key| IdempotencyKey { key: key.to_owned(), fingerprint: idempotency::fingerprint(&received.bytes) });
     let post = Read { request: arrival.request, posted, body: &received.bytes, key };
-    let incoming = Incoming::new(api, &campaign, source, arrival, post);
+    let incoming = Incoming::new(&campaign, source, arrival, post);
     let taken = accept(api, network, &campaign, source, incoming, wait).await?;
     Ok((taken.word, respond(taken.status, &taken.view, wants_xml(format, &arrival.headers))))
 }

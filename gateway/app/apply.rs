@@ -43,9 +43,8 @@ impl App {
         let (report, network) =
             apply(&pipeline.store, files, flags, who, pipeline.clock.now(), Some(&pipeline.directory.network()))
                 .await?;
-        if report.applied > 0
-            && let Some(network) = network
-        {
+        // Also where nothing differs: a secret behind a `file:` reference may have changed.
+        if let Some(network) = network {
             pipeline.gate.install(network.gate_rules());
             pipeline.directory.install(network);
             pipeline.network_changed();
@@ -95,8 +94,11 @@ pub async fn apply(
             None
         }
     };
-    if flags.dry_run || !report.refused.is_empty() || chosen.is_empty() {
+    if flags.dry_run || !report.refused.is_empty() {
         return Ok((report, None));
+    }
+    if chosen.is_empty() {
+        return Ok((report, network));
     }
     let count = chosen.len();
     let changes = chosen.into_iter().map(Difference::into_change).collect();

@@ -162,6 +162,10 @@ async fn import(
         Record::begin(&paths, table, &wish.source, wish.restart, wish.from_row.is_some(), now)?
     };
     if let Some(row) = wish.from_row {
+        // One behind the last says that all are done.
+        if row > table.rows + 1 {
+            bail!(Misuse(format!("--from-row {row}: the file has {} rows", table.rows)));
+        }
         record.go_to(row);
     }
     if record.finished {

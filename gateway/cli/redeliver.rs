@@ -188,6 +188,9 @@ struct Report {
     matched: usize,
     redelivered: Vec<New>,
     refused: Vec<Refused>,
+    /// What broke off before it was answered: it may have been sent again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_doubt: Option<DeliveryId>,
     /// Where the new ones stood at last, where it was waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     states: Option<BTreeMap<String, u64>>,
@@ -221,9 +224,17 @@ async fn redeliver(line: &Line, wish: &Wish, parameters: HashMap<String, String>
         show(&found, json)?;
         return Ok(true);
     }
-    if found.len() > 1 && !wish.yes && std::io::stdin().is_terminal() && !agreed(&found).await? {
-        println!("Nothing was done.");
-        return Ok(true);
+    if found.len() > 1 && wish.ids.is_empty() && !wish.yes {
+        if !std::io::stdin().is_terminal() {
+            bail!(Misuse(format!(
+                "{} would be sent again, and nobody is here to be asked: look with --dry-run, and say --yes",
+                deliveries(found.len())
+            )));
+        }
+        if !agreed(&found).await? {
+            println!("Nothing was done.");
+            return Ok(true);
+        }
     }
     let mut interrupt = Interrupt::listen()?;
     let mut report = Report { matched: found.len(), ..Report::default() };
@@ -363,7 +374,11 @@ async fn send_again(
             return Ok(());
         }
         let request = RedeliverRequest { delivery: old.delivery, limits: wish.limits, reason: wish.reason.clone() };
-        let told = match line.ask("/deliveries/redeliver", &request).await? {
+        // Until it is answered nobody can say whether it was sent again.
+        report.in_doubt = Some(old.delivery);
+        let answer = line.ask("/deliveries/redeliver", &request).await?;
+        report.in_doubt = None;
+        let told = match answer {
             Redelivered::As(new) => {
                 report.redelivered.push(New { delivery: old.delivery, redelivered_as: new });
                 format!("{}  redelivered as {new}", old.delivery)
@@ -421,9 +436,19 @@ fn tell(report: &Report, wish: &Wish, running: bool) {
         println!("No gateway runs: they are sent after the next start.");
     }
     if report.interrupted {
-        let done = report.redelivered.len() + report.refused.len();
+        let done = report.redelivered.len() + report.refused.len() + usize::from(report.in_doubt.is_some());
+        if let Some(delivery) = report.in_doubt {
+            println!(
+                "Whether {delivery} was sent again is not known: its lead shows it (GET /v1/deliveries/{delivery} names the \
+                 lead), as a delivery with \"redelivery_of\": \"{delivery}\"."
+            );
+        }
         println!("Interrupted: {} of {} were not reached.", report.matched - done, report.matched);
-        let last = [report.redelivered.last().map(|new| new.delivery), report.refused.last().map(|old| old.delivery)];
+        let last = [
+            report.redelivered.last().map(|new| new.delivery),
+            report.refused.last().map(|old| old.delivery),
+            report.in_doubt,
+        ];
         // Newest first: the oldest of what was done is where it stopped.
         if let (true, Some(last)) = (wish.ids.is_empty(), last.into_iter().flatten().min_by_key(|id| id.0)) {
             println!("To go on, give the same search with --before {last}");

@@ -16,7 +16,7 @@ use crate::model::exchange::{Outgoing, Reply, SendFaultKind, Sent, Timings};
 use crate::model::id::{DeliveryId, LeadId, SourceId};
 use crate::model::lead::Lead;
 use crate::model::secret::MASK;
-use crate::pipeline::{TokenExchange, authorise, deliver, request_for};
+use crate::pipeline::{Authorisation, TokenExchange, deliver, request_for};
 
 /// The source in whose name a lead is rendered that no source has sent.
 const NOBODY: &str = "command-line";
@@ -46,7 +46,8 @@ pub(super) async fn send(config: &Config, contract: &str, lead: &Path, json: boo
     let Prepared { network, contract, mut outgoing } = prepare(config, contract, lead)?;
     let dispatcher = dispatcher(config)?;
     let entry = network.contract(&contract).context("the contract is gone")?;
-    let authorisation = authorise(&dispatcher, entry, &mut outgoing).await;
+    let authorisation = Authorisation::obtain(&dispatcher, entry).await;
+    authorisation.put_into(&mut outgoing);
     let (outgoing, sent) = match authorisation.fault {
         Some(fault) => (outgoing, Sent { result: Err(fault), timings: Timings::default() }),
         None => deliver(&dispatcher, entry, outgoing, None).await,

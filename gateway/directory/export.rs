@@ -157,7 +157,7 @@ fn literal_secrets(place: &str, value: &Value, in_auth: bool, found: &mut Vec<St
 }
 
 fn is_url(key: &str) -> bool {
-    matches!(key, "url" | "backup_url")
+    matches!(key, "url" | "backup_url" | "token_url")
 }
 
 /// Keys that tell where a secret goes or comes from, and are none.

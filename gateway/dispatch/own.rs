@@ -13,10 +13,6 @@ use super::{DispatchConfig, DispatchFault, SettingFault, client, tls};
 use crate::model::contract::{Endpoint, Tls};
 use crate::model::secret::SecretText;
 
-/// How long an idle connection is used again where an endpoint says nothing else: a request that crosses the partner's
-/// closing of it leaves its outcome unknown, which costs a person's time, while a new connection costs milliseconds.
-pub(super) const KEEP_ALIVE: Duration = Duration::from_millis(1_500);
-
 /// An endpoint's own client, made when it is first used.
 pub struct OwnClient {
     keep_alive: Duration,
@@ -44,7 +40,7 @@ impl OwnClient {
         let keep_alive = endpoint.keep_alive.0;
         let Some(tls) = &endpoint.tls else {
             let own = Self { keep_alive, identity: None, authorities: Vec::new(), made: OnceLock::new() };
-            return Ok((keep_alive != KEEP_ALIVE).then_some(own));
+            return Ok((keep_alive != Endpoint::KEEP_ALIVE).then_some(own));
         };
         let mut faults = Vec::new();
         let identity = identity(tls, &mut faults);

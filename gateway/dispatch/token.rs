@@ -32,6 +32,8 @@ pub struct TokenSource {
 #[derive(PartialEq, Eq)]
 struct Settings {
     url: String,
+    /// The URL as it may be stored: a reference is a secret as a whole, and a query may hold one.
+    shown_url: String,
     /// Each with whether it is a secret.
     form: Vec<(String, String, bool)>,
     basic: Option<String>,
@@ -154,6 +156,7 @@ impl TokenSource {
                 Ok(obtained)
             }
             Err(fault) => {
+                let sent = unreadable_masked(sent);
                 state.failed = Some((now, fault.clone()));
                 Err(NoToken { fault, exchange: Some(Box::new(TokenExchange { outgoing, sent })) })
             }
@@ -188,6 +191,11 @@ impl Settings {
         if !url.is_empty() && !url::Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
             fault(&mut faults, "auth.oauth2.token_url", "not an http or https URL");
         }
+        let shown_url = match (oauth2.token_url.is_reference(), url.split_once('?')) {
+            (true, _) => MASK.to_owned(),
+            (false, Some((address, _))) => format!("{address}?{MASK}"),
+            (false, None) => url.clone(),
+        };
         let mut form = vec![("grant_type".to_owned(), oauth2.grant.as_str().to_owned(), false)];
         let own = [
             ("username", "auth.oauth2.username", &oauth2.username, Grant::Password, false),
@@ -245,7 +253,7 @@ impl Settings {
             return Err(faults);
         }
         secrets.extend(form.iter().filter(|one| one.2).map(|one| one.1.clone()));
-        Ok(Self { url, form, basic, secrets, header: oauth2.header.clone(), scheme: oauth2.scheme.clone() })
+        Ok(Self { url, shown_url, form, basic, secrets, header: oauth2.header.clone(), scheme: oauth2.scheme.clone() })
     }
 
     fn request(&self) -> Outgoing {
@@ -271,7 +279,7 @@ impl Settings {
             url: self.url.clone(),
             headers: headers(false),
             body: encode(false).into(),
-            masked: Some(Masked { url: self.url.clone(), headers: headers(true), body: encode(true).into() }),
+            masked: Some(Masked { url: self.shown_url.clone(), headers: headers(true), body: encode(true).into() }),
             secrets: self.secrets.clone(),
             backup: None,
         }
@@ -307,7 +315,8 @@ fn granted(sent: &Sent, secrets: &[String]) -> Result<Granted, SendFault> {
         // Whatever became of it: nothing was sent to the partner.
         Err(fault) => return Err(trouble(SendFaultKind::NotSent, format!("no access token: {}", fault.message))),
     };
-    let document: Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+    let body = reply.body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&reply.body);
+    let document: Value = serde_json::from_slice(body).unwrap_or_default();
     if !(200..300).contains(&reply.status) {
         let said = said(&document, secrets).map(|said| format!(": {said}")).unwrap_or_default();
         let message = format!("no access token: the token endpoint answered {}{said}", reply.status);
@@ -330,6 +339,21 @@ fn granted(sent: &Sent, secrets: &[String]) -> Result<Granted, SendFault> {
         lifetime: seconds.map(Duration::from_secs),
         secrets: secrets.map(str::to_owned).collect(),
     })
+}
+
+/// A reply that gave no token that we could read may hold one all the same: then nothing of its body may be stored.
+fn unreadable_masked(mut sent: Sent) -> Sent {
+    let reply = match &mut sent.result {
+        Ok(reply) if (200..300).contains(&reply.status) => Some(reply),
+        Ok(_) => None,
+        Err(fault) => fault.partial.as_mut(),
+    };
+    if let Some(reply) = reply
+        && !reply.body.is_empty()
+    {
+        reply.body = MASK.into();
+    }
+    sent
 }
 
 /// What the token endpoint says is wrong, on one line, without the secrets that it echoes.

@@ -27,6 +27,9 @@ pub struct DedupeKey {
     pub text: String,
 }
 
+/// A lead is found by so many addresses and numbers at most, however many stand in its lists.
+const MAX_LOOKUPS: usize = 50;
+
 impl std::fmt::Debug for DedupeKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "DedupeKey(rule: {}, window: {:?})", self.rule, self.window)
@@ -58,6 +61,9 @@ impl Rules {
     pub fn lookup_keys(&self, fields: &Fields, meta: &Meta) -> Vec<(&'static str, String)> {
         let mut keys = Vec::new();
         let mut find = |rule: &FieldRule, value: &FieldValue| {
+            if keys.len() >= MAX_LOOKUPS {
+                return;
+            }
             let kind = match rule.kind {
                 Kind::Email => EMAIL,
                 Kind::Phone(_) => PHONE,

@@ -289,6 +289,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// How long an idle connection is used again unless an endpoint says otherwise: a request that crosses the partner's
+    /// closing of it leaves its outcome unknown, which costs a person's time, while a new connection costs milliseconds.
+    /// Common servers close theirs after 2 s (gunicorn) or 5 s (Apache, Node).
+    pub const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_millis(1_500);
+
     fn default_connect_timeout() -> Span {
         Span::seconds(5)
     }
@@ -304,9 +309,8 @@ impl Endpoint {
         before.saturating_add(self.timeout.0)
     }
 
-    /// Common servers close an idle connection after 2 s (gunicorn) or 5 s (Apache, Node).
     fn default_keep_alive() -> Span {
-        Span(std::time::Duration::from_millis(1_500))
+        Span(Self::KEEP_ALIVE)
     }
 }
 

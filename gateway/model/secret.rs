@@ -81,17 +81,27 @@ pub fn mask_document(document: &mut Value) {
     }
     members(document, "secrets").for_each(|(_, value)| mask(value));
     let Some(endpoint) = document.get_mut("endpoint") else { return };
+    for url in members(endpoint, "auth").filter_map(|(_, value)| value.get_mut("token_url")) {
+        mask_query(url);
+    }
     let credentials = members(endpoint, "auth").filter_map(|(_, value)| value.as_object_mut()).flatten();
     credentials.filter(|(key, _)| !OPEN_CREDENTIALS.contains(&key.as_str())).for_each(|(_, value)| mask(value));
     members(endpoint, "headers").for_each(|(_, value)| mask(value));
     members(endpoint, "form").filter(|(name, _)| is_secret_header(name)).for_each(|(_, value)| mask(value));
     members(endpoint, "tls").filter(|(name, _)| *name == "key").for_each(|(_, value)| mask(value));
-    for url in ["url", "backup_url"] {
-        if let Some(Value::String(url)) = endpoint.get_mut(url)
-            && let Some((path, _)) = url.split_once('?')
-        {
-            *url = format!("{path}?{MASK}");
+    for key in ["url", "backup_url"] {
+        if let Some(url) = endpoint.get_mut(key) {
+            mask_query(url);
         }
+    }
+}
+
+/// A URL without what its query says.
+fn mask_query(url: &mut Value) {
+    if let Value::String(url) = url
+        && let Some((address, _)) = url.split_once('?')
+    {
+        *url = format!("{address}?{MASK}");
     }
 }
 

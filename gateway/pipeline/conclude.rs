@@ -38,8 +38,9 @@ impl Pipeline {
         delivery.attempt_count = end.number;
         let first = *delivery.first_attempt_at.get_or_insert(started_at);
         let mut again = self.try_again(&delivery, first, held_ms, entry, &judgement);
-        if let (true, Ok(due)) = (at_once, &mut again) {
-            *due = Timestamp::from_microsecond(started_at.as_microsecond()).unwrap_or(started_at);
+        // One more than `max_attempts` where a token had expired: the lead was never looked at.
+        if at_once && delivery.attempt_count <= entry.contract.endpoint.retry.max_attempts {
+            again = Ok(Timestamp::from_microsecond(started_at.as_microsecond()).unwrap_or(started_at));
         }
         let ending = decide::after_attempt(&judgement, delivery.had_unknown, entry.contract.on_unknown, again);
         let may_fail_over = ending.may_fail_over && !at_once;

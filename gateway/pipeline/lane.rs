@@ -12,8 +12,8 @@ use crate::clock;
 use crate::directory::ContractEntry;
 use crate::dispatch::breaker::{self, Breaker, Health, Stand};
 use crate::dispatch::concurrency::{Adaptive, Load};
-use crate::model::contract::{Concurrency, Endpoint};
-use crate::model::delivery::{Class, Judgement};
+use crate::model::contract::{Auth, Concurrency, Endpoint};
+use crate::model::delivery::{Class, Judgement, Verdict};
 use crate::model::id::ContractId;
 use crate::pace::Pace;
 
@@ -56,6 +56,12 @@ impl AtOnce {
     }
 }
 
+/// The longest that an attempt may take, from its permit on.
+fn longest_attempt(endpoint: &Endpoint) -> Duration {
+    let token = if matches!(endpoint.auth, Some(Auth::Oauth2(_))) { endpoint.timeout.0 } else { Duration::ZERO };
+    AROUND_AN_EXCHANGE.saturating_add(endpoint.longest_exchange()).saturating_add(token)
+}
+
 impl Lane {
     fn new(endpoint: &Endpoint) -> Self {
         Self {
@@ -65,7 +71,7 @@ impl Lane {
                 Concurrency::Adaptive => AtOnce::Adaptive(Mutex::default()),
             },
             pace: endpoint.rate.map(|rate| Pace::never_above(rate, clock::instant())),
-            breaker: Mutex::new(Breaker::new(endpoint.longest_exchange() + AROUND_AN_EXCHANGE)),
+            breaker: Mutex::new(Breaker::new(longest_attempt(endpoint))),
             unreachable: Mutex::default(),
         }
     }
@@ -74,12 +80,6 @@ impl Lane {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.running.load(Ordering::Acquire) < self.at_once.limit()
-    }
-
-    /// How many may run at once at present.
-    #[must_use]
-    pub fn at_once(&self) -> usize {
-        self.at_once.limit()
     }
 
     /// Whether the endpoint could not be reached at its `url` a moment ago.
@@ -164,9 +164,11 @@ impl Drop for Permit {
 
 /// What an attempt says about the load that its endpoint bears.
 fn load(judgement: &Judgement, status: Option<u16>, took: Duration) -> Load {
-    match (judgement.class, status) {
-        (Class::Timeout | Class::Reset, _) | (_, Some(429 | 500..)) => Load::Overload,
-        (Class::Response, Some(_)) => Load::Answered(took),
+    match (judgement.class, judgement.verdict, status) {
+        // Also with a 500: SOAP 1.1 has every fault come as one.
+        (Class::Response, Verdict::Accepted | Verdict::Rejected | Verdict::Duplicate, _) => Load::Answered(took),
+        (Class::Timeout | Class::Reset, ..) | (_, _, Some(429 | 500..)) => Load::Overload,
+        (Class::Response, _, Some(_)) => Load::Answered(took),
         _ => Load::Unclear,
     }
 }

@@ -7,7 +7,7 @@ use lead_gateway::clock::Clock;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::harness::{Gateway, World, all_bytes, at, buyer, lead, text_at};
+use crate::harness::{Gateway, JsonBody as _, KEY, World, all_bytes, at, buyer, lead, text_at};
 use crate::partner_stub::{Behaviour, Step, Stub};
 
 const RULES: &str = r"
@@ -738,4 +738,33 @@ fn a_command_whose_reader_has_gone_or_whose_disk_is_full_does_not_panic() {
     let full = ends(std::fs::File::options().write(true).open("/dev/full").unwrap().into());
     assert_eq!(full.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&full.stderr).contains("the output cannot be written"));
+}
+
+#[tokio::test]
+async fn an_apply_reads_secrets_again_even_where_nothing_differs() {
+    let stub = Stub::start(Behaviour::ok("yes")).await;
+    let world = World::new("");
+    world.write("partner-key", "first-of-the-partner\n");
+    world.write("source-key", "first-key-of-the-source\n");
+    let file = |name: &str| world.path(name).display().to_string();
+    let headers = format!("headers = {{ X-Api-Key = \"file:{}\" }}\n", file("partner-key"));
+    world.write("network/buyers.toml", &buyer("one", &stub.url("/"), "", "", &headers));
+    let base = std::fs::read_to_string(world.path("network/base.toml")).unwrap();
+    world.write("network/base.toml", &base.replace(KEY, &format!("file:{}", file("source-key"))));
+    let gateway = world.start().await;
+    let post = async |key: &str, email: &str| {
+        let request = gateway.client.post(gateway.url("/v1/campaigns/solar/leads?wait=30")).bearer_auth(key);
+        gateway.send(request.json_body(&json!({"email": email}))).await.status
+    };
+    assert_eq!(post("first-key-of-the-source", "a@example.com").await, 200);
+    world.write("partner-key", "second-of-the-partner\n");
+    world.write("source-key", "second-key-of-the-source\n");
+    assert_eq!(run(&world, 0, &["apply", "network", "--dry-run"]).trim(), "Nothing differs.");
+    assert_eq!(post("second-key-of-the-source", "b@example.com").await, 401, "a dry run changes nothing");
+    assert_eq!(run(&world, 0, &["apply", "network"]).trim(), "Nothing differs.");
+    assert_eq!(post("first-key-of-the-source", "b@example.com").await, 401);
+    assert_eq!(post("second-key-of-the-source", "b@example.com").await, 200);
+    let sent: Vec<_> = stub.requests().iter().map(|request| request.header("x-api-key").unwrap().to_owned()).collect();
+    assert_eq!(sent, ["first-of-the-partner", "second-of-the-partner"]);
+    gateway.finish().await;
 }

@@ -302,3 +302,41 @@ async fn a_client_that_hangs_up_leaves_no_lead_behind_and_may_send_the_rest() {
     assert_eq!(partner.requests().len(), 400);
     gateway.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_the_network_governs_the_next_line_of_a_batch() {
+    let world = World::with("", "rate = \"10/s\"", "");
+    let gateway = world.start().await;
+    let body = many(60);
+    let change = async {
+        gateway.eventually("/v1/leads?limit=500", |page| page["items"].as_array().unwrap().len() >= 10).await;
+        let base = std::fs::read_to_string(world.path("network/base.toml")).unwrap();
+        world.write("network/base.toml", &base.replace("payout = \"12.50\"", "payout = \"12.50\"\nstatus = \"ended\""));
+        let output = world.run(&["apply", "network"]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let (results, ()) = tokio::join!(results_of(&gateway, BATCH, body), change);
+    let (taken, refused): (Vec<_>, Vec<_>) = statuses(&results).into_iter().partition(|(_, status)| *status == 202);
+    assert!(taken.len() >= 10 && !refused.is_empty(), "{} taken, {} refused", taken.len(), refused.len());
+    assert!(refused.iter().all(|(_, status)| *status == 403), "{refused:?}");
+    gateway.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_source_has_two_batches_at_a_time_and_leaves_room_for_others() {
+    let world = World::with("", "rate = \"5/s\"", "");
+    let gateway = world.start().await;
+    let begun = async |n: usize| {
+        let lines = (0..30).map(|line| format!("{{\"email\": \"b{n}l{line}@example.com\"}}\n"));
+        request(&gateway, BATCH, lines.collect::<String>()).send().await.unwrap()
+    };
+    let (first, second) = (begun(1).await, begun(2).await);
+    let third = begun(3).await;
+    assert_eq!((first.status().as_u16(), second.status().as_u16(), third.status().as_u16()), (200, 200, 429));
+    assert_eq!(third.headers()["retry-after"], "10");
+    for batch in [first, second] {
+        assert_eq!(results(&batch.text().await.unwrap()).len(), 30);
+    }
+    assert_eq!(begun(4).await.status().as_u16(), 200);
+    gateway.stop().await;
+}

@@ -109,6 +109,76 @@ async fn a_token_that_the_partner_no_longer_knows_is_fetched_anew_and_the_lead_s
 }
 
 #[tokio::test]
+async fn rules_of_the_contract_and_a_single_attempt_do_not_keep_an_expired_token_in_use() {
+    for rules in ["rejected = { json = \"$.status\", equals = \"error\" }", "retryable = { json = \"$.status\" }"] {
+        let tokens = Stub::script([granted("first-token", ""), granted("second-token", "")]).await;
+        let partner =
+            Stub::script([Behaviour::ok("{}"), Behaviour::reply(401, "{\"status\": \"error\"}"), Behaviour::ok("{}")])
+                .await;
+        let rules = format!("[contract.endpoint.response]\naccepted = {{ regex = \"^.}}$\" }}\n{rules}");
+        let network = wanting_tokens(&partner.url("/"), &tokens.url("/token"), "", &rules)
+            .replace("first = \"10ms\"", "max_attempts = 1");
+        let world = World::new(&network);
+        let gateway = world.start().await;
+        sold(&gateway, "a@example.com").await;
+        let second = sold(&gateway, "b@example.com").await;
+        assert_eq!(text_at(&second, "/attempts/0/explanation/rule"), "token_refused", "{second:#}");
+        assert_eq!((tokens.count(), partner.count()), (2, 3));
+        gateway.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_could_not_be_read_is_not_stored_either() {
+    for reply in [
+        Behaviour::ok("accessToken=lies-here-in-clear"),
+        Behaviour::ok("{\"data\": {\"access_token\": \"lies-here-in-clear\"}}"),
+        Behaviour::hang_mid_body("{\"access_token\": \"lies-here-in-clear\","),
+    ] {
+        let tokens = Stub::start(reply).await;
+        let network = wanting_tokens(
+            "http://127.0.0.1:9/",
+            &tokens.url("/token?client_secret=lies-here-too"),
+            "",
+            "timeout = \"300ms\"\n",
+        )
+        .replace("10ms", "1h");
+        let world = World::new(&network);
+        let gateway = world.start().await;
+        let answer = gateway.post(&lead("a@example.com")).await;
+        let shown = gateway
+            .eventually(&format!("/v1/leads/{}", answer.at("/lead_id")), |lead| {
+                text_at(lead, "/deliveries/0/attempt_count") == "1" && text_at(lead, "/deliveries/0/state") != "sending"
+            })
+            .await;
+        let shown = gateway.get(&format!("/v1/deliveries/{}", text_at(&shown, "/deliveries/0/id"))).await;
+        assert_eq!(text_at(&shown, "/attempts/0/token_exchange/response/body"), "***", "{shown:#}");
+        assert_eq!(text_at(&shown, "/attempts/0/token_exchange/request/url"), tokens.url("/token?***"));
+        let contract = gateway.get("/v1/contracts/sunny").await;
+        assert_eq!(text_at(&contract, "/endpoint/auth/oauth2/token_url"), tokens.url("/token?***"));
+        gateway.stop().await;
+        assert!(memchr::memmem::find(&all_bytes(&world.path("data")), b"lies-here-in-clear").is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_slow_token_endpoint_makes_no_request_old() {
+    let tokens =
+        Stub::start(granted("slow", "").after(super::partner_stub::Step::Pause(std::time::Duration::from_secs(3))))
+            .await;
+    let partner = Stub::start(Behaviour::ok("yes")).await;
+    let headers = "headers = { X-Timestamp = \"{{request.timestamp}}\" }\n";
+    let world = World::new(&wanting_tokens(&partner.url("/"), &tokens.url("/token"), "", headers));
+    let gateway = world.start().await;
+    sold(&gateway, "a@example.com").await;
+    let request = &partner.requests()[0];
+    let stamped: i64 = request.header("x-timestamp").unwrap().parse().unwrap();
+    let now = lead_gateway::clock::Clock::system().now().as_second();
+    assert!(now - stamped < 3, "{} seconds old", now - stamped);
+    gateway.finish().await;
+}
+
+#[tokio::test]
 async fn a_fresh_token_that_the_partner_refuses_is_ours_to_fix() {
     let tokens = Stub::start(granted("useless", "")).await;
     let partner = Stub::start(Behaviour::reply(401, "")).await;

@@ -636,6 +636,7 @@ fn hostile_bodies_cost_bounded_time_and_stack() {
         ("formatting that crosses", format!("<html>{}</html>", "<a><b><p></a>".repeat(20_000))),
         ("foster parents", format!("<html><table>{}</table></html>", "<a>x<tr>y".repeat(20_000))),
         ("an HTML tag of many attributes", format!("<html><a {}></html>", names(120_000))),
+        ("an element whose tags go on adding attributes", format!("<html>{}</html>", numbered(60_000, "<html aN>"))),
         ("HTML attributes in every way", format!("<html><a {}></html>", "b=\"c\"d='e'f=g/".repeat(50_000))),
         ("forms in tables in forms", format!("<html>{}</html>", "<table><form><td>".repeat(20_000))),
         ("selects", format!("<html>{}</html>", "<select><option><table>".repeat(20_000))),

@@ -36,8 +36,6 @@ pub(super) struct Read<'a> {
 /// A lead that was read, and is to be taken or refused.
 pub(super) struct Incoming {
     request: RequestId,
-    id: LeadId,
-    received_at: Timestamp,
     /// What is wrong with it is said when its turn comes: a replay comes first.
     valid: Result<Valid, Vec<FieldError>>,
     meta: Meta,
@@ -58,13 +56,7 @@ pub(super) struct Taken {
 
 impl Incoming {
     /// Looks at what was posted: nothing is asked or stored.
-    pub(super) fn new(
-        api: &Api,
-        campaign: &CampaignEntry,
-        source: &SourceEntry,
-        arrival: &Arrival,
-        read: Read<'_>,
-    ) -> Self {
+    pub(super) fn new(campaign: &CampaignEntry, source: &SourceEntry, arrival: &Arrival, read: Read<'_>) -> Self {
         let Read { request, mut posted, body, key } = read;
         let mut body = body.clone();
         if source.source.key_in_body
@@ -86,8 +78,6 @@ impl Incoming {
         }
         Self {
             request,
-            id: LeadId(api.pipeline.clock.uuid()),
-            received_at: api.pipeline.clock.now(),
             valid,
             meta,
             dedupe,
@@ -113,7 +103,9 @@ pub(super) async fn accept(
     incoming: Incoming,
     wait: Duration,
 ) -> Result<Taken, Problem> {
-    let Incoming { request, id, received_at, valid, meta, dedupe, key, content_type, body } = incoming;
+    let Incoming { request, valid, meta, dedupe, key, content_type, body } = incoming;
+    // A line of a batch may have waited for its turn: its places are those of now.
+    let (id, received_at) = (LeadId(api.pipeline.clock.uuid()), api.pipeline.clock.now());
     let _claim = match &key {
         Some(key) => {
             let claim = Claim::new(api, &source.source.id, &key.key)?;

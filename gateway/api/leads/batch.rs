@@ -6,9 +6,9 @@
 //! same lead (one idempotency key, one person) are taken one after the other: the first is the one that counts. A client
 //! that hangs up, or stops reading, ends the batch between two lines; those under way are taken to their end.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Frame;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::super::views::SourceView;
@@ -30,7 +30,7 @@ use super::{Arrival, authenticate, body, campaign_of, too_fast, unauthorized};
 use crate::clock;
 use crate::directory::{CampaignEntry, Network, SourceEntry};
 use crate::intake::{Format, idempotency};
-use crate::model::id::RequestId;
+use crate::model::id::{RequestId, SourceId};
 use crate::model::units::Size;
 use crate::store::IdempotencyKey;
 use crate::telemetry;
@@ -48,7 +48,9 @@ const AT_ONCE: usize = 256;
 /// Results that wait for the client to read them.
 const UNREAD: usize = 256;
 /// Batches at the same time: each may hold its body in memory.
-pub(in crate::api) const BATCHES: usize = 8;
+const BATCHES: usize = 8;
+/// Those of one source among them, so that one that waits for its rate leaves room for the others.
+const OF_ONE_SOURCE: usize = 2;
 /// How long a batch waits for another to end.
 const ROOM_WITHIN: Duration = Duration::from_secs(10);
 /// How long a line waits for its turn in the source's rate; others on the way would think the connection dead.
@@ -75,7 +77,7 @@ pub(in crate::api) async fn post(
     match begin(&api, &network, &source, &arrival, body, &mut kept).await {
         Ok((campaign, permit)) => {
             let (results, unread) = mpsc::channel(UNREAD);
-            let batch = Batch { api, network, campaign, source, arrival, _permit: permit };
+            let batch = Batch { api, began: View { network, campaign, source }, arrival, _permit: permit };
             // In a task of its own, for the answer begins before the work ends.
             tokio::spawn(Arc::new(batch).run(kept, results));
             let mut response = (StatusCode::OK, Body::new(Results(unread))).into_response();
@@ -107,7 +109,7 @@ async fn begin(
     arrival: &Arrival,
     mut body: Body,
     kept: &mut Bytes,
-) -> Result<(Arc<CampaignEntry>, OwnedSemaphorePermit), Problem> {
+) -> Result<(Arc<CampaignEntry>, Permit), Problem> {
     let checked = async {
         let campaign = campaign_of(network, source, arrival)?;
         if !is_ndjson(&arrival.headers) {
@@ -120,11 +122,7 @@ async fn begin(
                 "a batch has no Idempotency-Key of its own; give each line an `idempotency_key` instead",
             ));
         }
-        let room = tokio::time::timeout(ROOM_WITHIN, Arc::clone(&api.batches).acquire_owned()).await;
-        match room {
-            Ok(Ok(permit)) => Ok((campaign, permit)),
-            _ => Err(Problem::unavailable("other batches are being taken; send this one again").retry_after(10)),
-        }
+        Ok((campaign, api.batches.enter(&source.source.id).await?))
     };
     let begun = match checked.await {
         Ok(begun) => begun,
@@ -146,6 +144,65 @@ async fn begin(
         return Err(Problem::malformed("the batch is empty; send a JSON object in each line"));
     }
     Ok(begun)
+}
+
+/// Room for the batches that are being taken.
+pub(in crate::api) struct Room {
+    all: Arc<Semaphore>,
+    by_source: Arc<Mutex<HashMap<SourceId, usize>>>,
+}
+
+/// A batch's place in the room; dropping it leaves.
+struct Permit {
+    _one: OwnedSemaphorePermit,
+    source: SourceId,
+    by_source: Arc<Mutex<HashMap<SourceId, usize>>>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(BATCHES)), by_source: Arc::default() }
+    }
+}
+
+impl Room {
+    async fn enter(&self, source: &SourceId) -> Result<Permit, Problem> {
+        let of_one = |by_source: &HashMap<SourceId, usize>| by_source.get(source).copied().unwrap_or(0);
+        let busy = || {
+            let detail = format!("{OF_ONE_SOURCE} batches of {source} are being taken; send this one after them");
+            Problem::rate_limited(detail).retry_after(10)
+        };
+        if of_one(&locked(&self.by_source)) >= OF_ONE_SOURCE {
+            return Err(busy());
+        }
+        let Ok(Ok(one)) = tokio::time::timeout(ROOM_WITHIN, Arc::clone(&self.all).acquire_owned()).await else {
+            return Err(Problem::unavailable("other batches are being taken; send this one again").retry_after(10));
+        };
+        let mut by_source = locked(&self.by_source);
+        // Others of this source may have come in meanwhile.
+        if of_one(&by_source) >= OF_ONE_SOURCE {
+            return Err(busy());
+        }
+        *by_source.entry(source.clone()).or_default() += 1;
+        drop(by_source);
+        Ok(Permit { _one: one, source: source.clone(), by_source: Arc::clone(&self.by_source) })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut by_source = locked(&self.by_source);
+        if let Some(count) = by_source.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                by_source.remove(&self.source);
+            }
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `application/x-ndjson` and its other names, in UTF-8.
@@ -183,11 +240,18 @@ fn lines(body: &Bytes) -> impl Iterator<Item = (usize, Bytes)> + Send + use<> {
 /// A batch being taken.
 struct Batch {
     api: Arc<Api>,
+    /// What was in force when it began.
+    began: View,
+    arrival: Arrival,
+    _permit: Permit,
+}
+
+/// What is in force for a line: a change governs the next one.
+#[derive(Clone)]
+struct View {
     network: Arc<Network>,
     campaign: Arc<CampaignEntry>,
     source: Arc<SourceEntry>,
-    arrival: Arrival,
-    _permit: OwnedSemaphorePermit,
 }
 
 /// The client has gone, or reads no more.
@@ -196,7 +260,7 @@ struct Gone;
 impl Batch {
     async fn run(self: Arc<Self>, body: Bytes, results: mpsc::Sender<Bytes>) {
         if let Err(Gone) = self.take_all(&body, &results).await {
-            tracing::debug!(source.id = %self.source.source.id, "a batch ended early: its answer was read no more");
+            tracing::debug!(source.id = %self.began.source.source.id, "a batch ended early: its answer was read no more");
         }
     }
 
@@ -209,10 +273,10 @@ impl Batch {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            let read = match self.turn(turns_end, &mut under_way).await? {
-                Ok(()) => self.read(number, &line),
-                Err(problem) => Err(problem),
-            };
+            let turn = self.turn(turns_end, &mut under_way).await?;
+            let view = turn.and_then(|()| self.view());
+            let read = view.as_ref().map_err(Clone::clone).and_then(|view| self.read(view, number, &line));
+            let view = view.unwrap_or_else(|_| self.began.clone());
             if let Ok(incoming) = &read {
                 let mut same = false;
                 for mark in incoming.marks() {
@@ -231,10 +295,20 @@ impl Batch {
                 marks.extend(read.iter().flat_map(Incoming::marks));
             }
             let batch = Arc::clone(self);
-            under_way.tasks.push_back((number, tokio::spawn(async move { batch.take(number, &line, read).await })));
+            under_way
+                .tasks
+                .push_back((number, tokio::spawn(async move { batch.take(&view, number, &line, read).await })));
             under_way.send_finished().await?;
         }
         under_way.finish().await
+    }
+
+    /// What is in force now.
+    fn view(&self) -> Result<View, Problem> {
+        let network = self.api.pipeline.directory.network();
+        let source = network.source(&self.began.source.source.id).cloned().ok_or_else(unauthorized)?;
+        let campaign = campaign_of(&network, &source, &self.arrival)?;
+        Ok(View { network, campaign, source })
     }
 
     /// Waits for the source's rate, while the results of earlier lines are sent on.
@@ -242,9 +316,13 @@ impl Batch {
         let began = clock::instant();
         loop {
             let now = clock::instant();
-            let Err(pause) = self.source.pace(now) else { return Ok(Ok(())) };
+            let view = match self.view() {
+                Ok(view) => view,
+                Err(problem) => return Ok(Err(problem)),
+            };
+            let Err(pause) = view.source.pace(now) else { return Ok(Ok(())) };
             if now + pause > (began + TURN_WITHIN).min(end) {
-                return Ok(Err(too_fast(&self.source, pause)));
+                return Ok(Err(too_fast(&view.source, pause)));
             }
             let sleep = tokio::time::sleep(pause);
             tokio::pin!(sleep);
@@ -258,12 +336,12 @@ impl Batch {
     }
 
     /// Looks at a line: nothing is asked or stored.
-    fn read(&self, number: usize, line: &Bytes) -> Result<Incoming, Problem> {
+    fn read(&self, view: &View, number: usize, line: &Bytes) -> Result<Incoming, Problem> {
         if line.len() > self.api.body_limit.bytes() {
             return Err(Problem::too_large(format!("a lead's line may have {} at most", self.api.body_limit)));
         }
         let malformed = |message: String| Problem::malformed(message);
-        let mut posted = self.campaign.rules.parse(Format::Json, line).map_err(|mut fault| {
+        let mut posted = view.campaign.rules.parse(Format::Json, line).map_err(|mut fault| {
             // Where it stands in the batch.
             fault.line = number;
             malformed(fault.to_string())
@@ -277,21 +355,21 @@ impl Batch {
         let key = key.map(|key| IdempotencyKey { key, fingerprint: idempotency::fingerprint(line) });
         let request = RequestId(self.api.pipeline.clock.uuid());
         let post = Read { request, posted, body: line, key };
-        Ok(Incoming::new(&self.api, &self.campaign, &self.source, &self.arrival, post))
+        Ok(Incoming::new(&view.campaign, &view.source, &self.arrival, post))
     }
 
     /// Takes a line, or says why not; its result.
-    async fn take(&self, number: usize, line: &Bytes, read: Result<Incoming, Problem>) -> Bytes {
+    async fn take(&self, view: &View, number: usize, line: &Bytes, read: Result<Incoming, Problem>) -> Bytes {
         let started = clock::instant();
         let taken = match read {
             // A batch does not wait for outcomes.
             Ok(incoming) => {
-                accept(&self.api, &self.network, &self.campaign, &self.source, incoming, Duration::ZERO).await
+                accept(&self.api, &view.network, &view.campaign, &view.source, incoming, Duration::ZERO).await
             }
             Err(problem) => Err(problem),
         };
         telemetry::stage("intake", started.elapsed());
-        let (id, campaign) = (self.source.source.id.as_str(), self.source.source.campaign.as_str());
+        let (id, campaign) = (view.source.source.id.as_str(), view.source.source.campaign.as_str());
         match taken {
             Ok(Taken { word, status, view }) => {
                 telemetry::lead_answered(id, campaign, word);
@@ -310,7 +388,7 @@ impl Batch {
                     status: problem.status,
                     answer: String::from_utf8_lossy(result.trim_ascii_end()).into_owned(),
                 };
-                refused.keep(&self.api, &self.network, &self.source, &self.arrival).await;
+                refused.keep(&self.api, &view.network, &view.source, &self.arrival).await;
                 result
             }
         }

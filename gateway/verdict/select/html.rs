@@ -16,6 +16,9 @@ use oxml::{Document, NodeId};
 
 use super::xml::{self, MAX_DEPTH, MAX_NODES, push_escaped};
 
+/// Attributes that an `html` or `body` may have after all its tags.
+const MAX_MERGED_ATTRIBUTES: usize = 256;
+
 /// A larger page is not parsed.
 const MAX_PAGE_BYTES: usize = 1 << 20;
 /// Bytes parsed between two looks at what they cost: within one piece, hostile markup may cost its square.
@@ -412,6 +415,11 @@ impl TreeSink for Page {
     fn add_attrs_if_missing(&self, target: &usize, more: Vec<Attribute>) {
         if let Some(Node { kind: Kind::Element(attributes), .. }) = self.nodes.borrow_mut().get_mut(*target) {
             for attribute in more {
+                // Each is compared with all: a page may repeat `<html …>` as often as it likes.
+                if attributes.len() >= MAX_MERGED_ATTRIBUTES {
+                    self.too_deep.set(true);
+                    return;
+                }
                 if attributes.iter().all(|known| known.name != attribute.name) {
                     attributes.push(attribute);
                 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use lead_gateway::clock;
 use serde_json::{Value, json};
 
 use super::{run, told};
@@ -138,8 +139,11 @@ async fn a_sources_rate_is_waited_for() {
     let world = World::with("", "rate = \"20/s\"", "");
     world.write("leads.csv", &people(50));
     let gateway = world.start().await;
+    let began = clock::instant();
     let text = run(&world, 0, &IMPORT);
     assert!(text.contains("50 accepted"), "{text}");
+    // 20 at once, and 30 more at 20 a second.
+    assert!(began.elapsed() > Duration::from_millis(1_300), "{:?}", began.elapsed());
     gateway.finish().await;
 }
 
@@ -396,6 +400,8 @@ async fn columns_of_a_list_all_go_into_it_and_empty_cells_are_no_entries() {
     );
     let gateway = world.start().await;
     let lists = ["--map", "Interest 1=interests", "--map", "Interest 2=interests"];
+    let preview = run(&world, 0, &[&IMPORT[..], &lists, &["--preview"]].concat());
+    assert!(preview.contains("interests = ") && !preview.contains("refused"), "{preview}");
     run(&world, 0, &[&IMPORT[..], &lists].concat());
     let fields = |page: &Value, email: &str| {
         let leads = page["items"].as_array().unwrap();

@@ -50,6 +50,9 @@ async fn what_a_search_finds_is_sent_again_once_each_and_the_new_ones_are_not_fo
     let old = rejected(&gateway, 3).await;
 
     let search = ["redeliver", "--contract", "one", "--state", "rejected", "--reason", "their outage"];
+    let text = run(&world, 2, &search);
+    assert!(text.contains("3 deliveries would be sent again") && text.contains("--yes"), "{text}");
+    let search = [&search[..], &["--yes"]].concat();
     let dry = run(&world, 0, &[&search[..], &["--dry-run"]].concat());
     assert!(dry.contains("3 deliveries would be redelivered (dry run): 3 rejected"), "{dry}");
     assert_eq!(stub.requests().len(), 3);
@@ -115,7 +118,7 @@ async fn an_interrupted_run_says_what_was_done_and_how_to_go_on_and_then_does_th
     let world = World::new(&buyer("one", &stub.url("/"), "", "", RULES));
     let gateway = world.start().await;
     let old = rejected(&gateway, 3).await;
-    let search = ["redeliver", "--state", "rejected", "--reason", "again"];
+    let search = ["redeliver", "--state", "rejected", "--reason", "again", "--yes"];
 
     let mut child = world
         .command(&[&search[..], &["--rate", "1/h"]].concat())
