@@ -54,7 +54,7 @@ enum Command {
     },
     /// Runs the gateway. SIGTERM (or Ctrl-C) makes it finish what is under way and stop.
     Serve,
-    /// Checks configuration, resources, templates and rules; renders every template with a plain and a hostile lead.
+    /// Checks configuration, resources, templates and rules; renders every template with a plain lead, a hostile one and a bare one.
     Check {
         /// A directory of *.toml files, or one file; by default the configured one.
         path: Option<PathBuf>,

@@ -50,7 +50,7 @@ pub(super) fn run(config: &Config, path: Option<&Path>, replies: Option<&Path>, 
     match faults.len() {
         0 => println!(
             "{}: good. {campaigns} campaigns, {partners} partners, {sources} sources, {contracts} contracts; every template rendered \
-             with a plain and a hostile lead.",
+             with a plain lead, a hostile one and a bare one.",
             path.display()
         ),
         1 => println!("\n1 fault."),
@@ -68,7 +68,7 @@ pub(super) fn run(config: &Config, path: Option<&Path>, replies: Option<&Path>, 
     Ok(good)
 }
 
-/// Reads and compiles everything, and renders every contract's request with a plain and a hostile lead.
+/// Reads and compiles everything, and renders every contract's request with a plain lead, a hostile one and a bare one.
 fn check(config: &Config, path: &Path) -> ([usize; 4], Vec<Fault>, Option<Network>) {
     let set = match files::read(path, &config.network.templates) {
         Ok(set) => set,

@@ -325,3 +325,33 @@ fn the_way_to_a_first_partner_works_as_it_is_written() {
     }
     assert!(seen > 20, "{seen} lines");
 }
+
+/// Every test that the map names is there.
+#[test]
+fn the_tests_that_keep_the_invariants_exist() {
+    let mut sources = String::new();
+    let mut left = vec![
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it"),
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway/store"),
+    ];
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                sources += &std::fs::read_to_string(&path).unwrap();
+            }
+        }
+    }
+    let page = text("docs/ARCHITECTURE.md") + &text("docs/delivery-states.md");
+    let named: Vec<&str> = page
+        .split('*')
+        .filter(|word| {
+            word.contains('_') && !word.contains(|c: char| !c.is_ascii_lowercase() && c != '_' && !c.is_ascii_digit())
+        })
+        .collect();
+    assert!(named.len() > 50, "{} names", named.len());
+    let missing: Vec<&&str> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
