@@ -23,7 +23,7 @@ mod staff;
 pub use authorise::Authorisation;
 pub use lane::{Lane, Lanes, Permit};
 pub use outcomes::{Outcome, Outcomes, Waiting};
-pub use send::{deliver, request_for};
+pub use send::{deliver, masked, request_for};
 pub use staff::{ActFault, RedeliverLimits};
 
 use std::collections::HashMap;
@@ -52,7 +52,7 @@ use crate::telemetry;
 use captured::captured;
 use conclude::{Conclusion, MoveOn};
 use plan::Turns;
-use send::{judge, masked};
+use send::judge;
 
 /// How long a stored attempt may take beyond its endpoint's `timeout` before it counts as lost.
 const DEADLINE_SLACK: Duration = Duration::from_secs(5);

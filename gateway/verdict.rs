@@ -34,8 +34,8 @@ mod select;
 /// A contract's response rules, compiled once and shared by every thread that judges its replies.
 #[derive(Debug)]
 pub struct Rules {
-    /// In the order they are tried: duplicate, accepted, rejected, retryable.
-    verdicts: Vec<(Verdict, Vec<Rule>)>,
+    /// In the order they are tried: unauthorized, duplicate, accepted, rejected, retryable.
+    verdicts: Vec<(&'static str, Verdict, Vec<Rule>)>,
     extractors: Extractors,
     method: Method,
     on_5xx: On5xx,
@@ -61,14 +61,16 @@ impl Rules {
         let response = &endpoint.response;
         let mut faults = Faults::default();
         let mut verdicts = Vec::new();
-        for (verdict, configured) in [
-            (Verdict::Duplicate, &response.duplicate),
-            (Verdict::Accepted, &response.accepted),
-            (Verdict::Rejected, &response.rejected),
-            (Verdict::Retryable, &response.retryable),
+        for (key, verdict, configured) in [
+            (UNAUTHORIZED, Verdict::Retryable, &response.unauthorized),
+            ("duplicate", Verdict::Duplicate, &response.duplicate),
+            ("accepted", Verdict::Accepted, &response.accepted),
+            ("rejected", Verdict::Rejected, &response.rejected),
+            ("retryable", Verdict::Retryable, &response.retryable),
         ] {
             if let Some(list) = configured {
-                verdicts.push((verdict, rules::compile_list(&format!("response.{verdict}"), &list.0, &mut faults)));
+                let compiled = rules::compile_list(&format!("response.{key}"), &list.0, &mut faults);
+                verdicts.push((key, verdict, compiled));
             }
         }
         let extractors = Extractors::compile(response, currency, &mut faults);
@@ -95,7 +97,9 @@ impl Rules {
             .first_match(&reading)
             .or_else(|| fault::find(&reading, self.method).map(|fault| Meaning::of_soap_fault(&fault)))
             .unwrap_or_else(|| {
-                Meaning::of_status(reply.status, !self.verdicts.is_empty(), self.on_5xx, self.unmatched)
+                // To say what a stranger is told says nothing of how a lead is taken.
+                let has_rules = self.verdicts.iter().any(|(key, ..)| *key != UNAUTHORIZED);
+                Meaning::of_status(reply.status, has_rules, self.on_5xx, self.unmatched)
             });
         let mut judgement = meaning.into_judgement();
         if judgement.verdict == Verdict::Retryable {
@@ -110,13 +114,13 @@ impl Rules {
     }
 
     fn first_match(&self, reading: &Reading<'_>) -> Option<Meaning> {
-        self.verdicts.iter().find_map(|(verdict, any_of)| {
+        self.verdicts.iter().find_map(|(key, verdict, any_of)| {
             let Hit { selector, found } = any_of.iter().find_map(|rule| rule.hit(reading))?;
             Some(Meaning {
                 verdict: *verdict,
-                class: Class::Response,
+                class: if *key == UNAUTHORIZED { Class::Configuration } else { Class::Response },
                 explanation: Explanation {
-                    rule: verdict.as_str().to_owned(),
+                    rule: (*key).to_owned(),
                     selector: Some(selector),
                     found: found.map(|text| extract::tidy(&text, MAX_FOUND)),
                 },
@@ -125,6 +129,9 @@ impl Rules {
         })
     }
 }
+
+/// The key of the rules by which a partner says that it does not know us.
+pub const UNAUTHORIZED: &str = "unauthorized";
 
 /// How much of what a rule found is kept in an explanation, in characters.
 const MAX_FOUND: usize = 200;

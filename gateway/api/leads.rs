@@ -162,6 +162,7 @@ async fn take(
              application/xml, in UTF-8",
         ));
     };
+    uncompressed(&arrival.headers)?;
     if let Some(problem) = &received.incomplete {
         return Err(problem.clone());
     }
@@ -177,6 +178,15 @@ async fn take(
     let incoming = Incoming::new(&campaign, source, arrival, post);
     let taken = accept(api, network, &campaign, source, incoming, wait).await?;
     Ok((taken.word, respond(taken.status, &taken.view, wants_xml(format, &arrival.headers))))
+}
+
+/// A compressed body is not read, and must not be taken for a broken one.
+fn uncompressed(headers: &HeaderMap) -> Result<(), Problem> {
+    let coding = header_text(headers, &header::CONTENT_ENCODING).unwrap_or_default();
+    if coding.is_empty() || coding.trim().eq_ignore_ascii_case("identity") {
+        return Ok(());
+    }
+    Err(Problem::unsupported_media_type("a Content-Encoding is not taken: send the body uncompressed"))
 }
 
 /// A source posts faster than was agreed.

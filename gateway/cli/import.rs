@@ -279,6 +279,14 @@ impl Importer<'_> {
             {
                 waiting.push(row);
             }
+            if !self.table.is_unchanged() {
+                bail!(
+                    "{} was changed while it was being imported: what is in it now may be other rows. Rows up to {} were answered \
+                     as they stood before",
+                    self.wish.file.display(),
+                    self.record.done
+                );
+            }
             if waiting.is_empty() {
                 self.record.finished = true;
                 break None;

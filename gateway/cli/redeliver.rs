@@ -183,6 +183,9 @@ struct New {
     redelivered_as: DeliveryId,
 }
 
+/// States in which a delivery is not sent again.
+const UNFINISHED: [&str; 3] = ["queued", "sending", "unknown"];
+
 #[derive(Debug, Default, Serialize)]
 struct Report {
     matched: usize,
@@ -222,6 +225,10 @@ async fn redeliver(line: &Line, wish: &Wish, parameters: HashMap<String, String>
     let found = if wish.ids.is_empty() { search(line, parameters).await? } else { named(line, &wish.ids).await? };
     if wish.dry_run {
         show(&found, json)?;
+        return Ok(true);
+    }
+    if found.is_empty() && !json {
+        println!("No delivery is found.");
         return Ok(true);
     }
     if found.len() > 1 && wish.ids.is_empty() && !wish.yes {
@@ -332,6 +339,10 @@ fn show(found: &[Old], json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!("{} would be redelivered (dry run): {}", deliveries(found.len()), in_words(&states));
+    let unfinished = found.iter().filter(|old| UNFINISHED.contains(&old.state.as_str())).count();
+    if unfinished > 0 {
+        println!("Of these {unfinished} would be refused, for they are unfinished: resolve or cancel them first.");
+    }
     for old in first {
         let contract = old.contract.as_deref().unwrap_or_default();
         println!("  {}  {}  {contract}  {}", old.delivery, old.state, old.reason.as_deref().unwrap_or_default());
@@ -384,7 +395,8 @@ async fn send_again(
                 format!("{}  redelivered as {new}", old.delivery)
             }
             Redelivered::Refused { status, detail } => {
-                let detail = detail.replace(&format!("delivery {}", old.delivery), "it");
+                let named = format!("delivery {}", old.delivery);
+                let detail = if status == 404 { detail } else { detail.replace(&named, "it") };
                 let told = format!("{}  refused: {detail}", old.delivery);
                 report.refused.push(Refused { delivery: old.delivery, status, detail });
                 told

@@ -16,7 +16,7 @@ use crate::model::exchange::{Outgoing, Reply, SendFaultKind, Sent, Timings};
 use crate::model::id::{DeliveryId, LeadId, SourceId};
 use crate::model::lead::Lead;
 use crate::model::secret::MASK;
-use crate::pipeline::{Authorisation, TokenExchange, deliver, request_for};
+use crate::pipeline::{Authorisation, TokenExchange, deliver, masked, request_for};
 
 /// The source in whose name a lead is rendered that no source has sent.
 const NOBODY: &str = "command-line";
@@ -54,6 +54,7 @@ pub(super) async fn send(config: &Config, contract: &str, lead: &Path, json: boo
     };
     let outgoing = &outgoing;
     let judgement = entry.rules.judge(&sent.result, Clock::system().now());
+    let judgement = masked(judgement, &Redactor::new(&outgoing.secrets));
     let campaign = network.campaign(&entry.contract.campaign).context("the contract's campaign is gone")?;
     let price = judgement.price.map(|price| price.display(campaign.campaign.currency));
     let token = authorisation.exchange.as_deref();
@@ -158,12 +159,20 @@ fn show_request(outgoing: &Outgoing) {
 
 fn show_message(headers: &[(String, String)], body: &[u8]) {
     for (name, value) in headers {
-        println!("{name}: {value}");
+        println!("{name}: {}", printable(value));
     }
     if !body.is_empty() {
-        println!("\n{}", capture::presentable(body).0);
+        println!("\n{}", printable(&capture::presentable(body).0));
     }
     println!();
+}
+
+/// A text that a stranger wrote, for a terminal: without what would command it.
+fn printable(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() && !matches!(c, '\n' | '\t') { c.escape_default().to_string() } else { c.to_string() }
+    };
+    text.replace("\r\n", "\n").chars().map(shown).collect()
 }
 
 fn show_response(outgoing: &Outgoing, sent: &Sent) {

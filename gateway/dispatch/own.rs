@@ -54,6 +54,12 @@ impl OwnClient {
         for authority in authorities.iter().flatten() {
             noted("tls.ca", roots.add(authority.clone()).map_err(|error| error.to_string()), &mut faults);
         }
+        for (key, url) in [("url", Some(&endpoint.url)), ("backup_url", endpoint.backup_url.as_ref())] {
+            if url.is_some_and(|url| url.0.starts_with("http://")) {
+                faults
+                    .push(SettingFault { key, message: "is http, where `tls` means nothing: write https".to_owned() });
+            }
+        }
         if !faults.is_empty() {
             return Err(faults);
         }

@@ -64,6 +64,8 @@ pub struct Obtained {
     pub value: String,
     /// The token alone, to be masked wherever it is echoed.
     pub token: String,
+    /// What it was fetched with, to be masked too: the token endpoint and the partner are often one.
+    pub secrets: Vec<String>,
     /// Which fetch brought it, for [`TokenSource::refuse`].
     pub number: u64,
     /// The exchange with the token endpoint, where one was needed for this.
@@ -178,6 +180,7 @@ impl TokenSource {
             header: header.clone(),
             value: value.trim_start().to_owned(),
             token: held.token.clone(),
+            secrets: self.settings.secrets.clone(),
             number: held.number,
             exchange,
         }
@@ -188,8 +191,17 @@ impl Settings {
     fn compile(oauth2: &OAuth2) -> Result<Self, Vec<SettingFault>> {
         let mut faults = Vec::new();
         let url = read("auth.oauth2.token_url", &oauth2.token_url, &mut faults).unwrap_or_default();
-        if !url.is_empty() && !url::Url::parse(&url).is_ok_and(|url| matches!(url.scheme(), "http" | "https")) {
-            fault(&mut faults, "auth.oauth2.token_url", "not an http or https URL");
+        match url::Url::parse(&url) {
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                fault(
+                    &mut faults,
+                    "auth.oauth2.token_url",
+                    "holds a user name or a password; use client_id and client_secret",
+                );
+            }
+            Ok(url) if matches!(url.scheme(), "http" | "https") => {}
+            _ if url.is_empty() => {}
+            _ => fault(&mut faults, "auth.oauth2.token_url", "not an http or https URL"),
         }
         let shown_url = match (oauth2.token_url.is_reference(), url.split_once('?')) {
             (true, _) => MASK.to_owned(),

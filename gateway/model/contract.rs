@@ -685,11 +685,15 @@ impl<'de> Deserialize<'de> for IdempotencyHeader {
     }
 }
 
-/// What a partner's replies mean: verdict rules, tried in the order `duplicate`, `accepted`, `rejected`, `retryable`,
+/// What a partner's replies mean: verdict rules, tried in the order `unauthorized`, `duplicate`, `accepted`, `rejected`,
+/// `retryable`,
 /// and extractors, of which a list means the first that finds something.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResponseRules {
+    /// It does not know us: a wrong key, an expired token. Ours to fix, whatever else the reply says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unauthorized: Option<OneOrMore<Rule>>,
     /// The partner has this person already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicate: Option<OneOrMore<Rule>>,

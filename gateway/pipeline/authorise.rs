@@ -5,6 +5,7 @@ use crate::dispatch::Dispatcher;
 use crate::dispatch::token::{NoToken, Obtained, TokenExchange, is_refusal};
 use crate::model::delivery::{Class, Explanation, Judgement, Verdict};
 use crate::model::exchange::{Outgoing, Reply, SendFault};
+use crate::verdict::UNAUTHORIZED;
 
 /// What came of asking for the token that an endpoint's requests need.
 #[derive(Debug, Default)]
@@ -31,10 +32,14 @@ impl Authorisation {
     pub fn put_into(&self, outgoing: &mut Outgoing) {
         if let Some(token) = &self.token {
             outgoing.add_secret_header(&token.header, &token.value, &token.token);
+            outgoing.secrets.extend(token.secrets.iter().cloned());
+            if let Some(backup) = &mut outgoing.backup {
+                backup.secrets.extend(token.secrets.iter().cloned());
+            }
         }
     }
 
-    /// Whether the partner refused (by a 401) a token that had served before, and that may have expired or been withdrawn:
+    /// Whether the partner refused (by a 401, or what the contract's rules call `unauthorized`) a token that had served before, and that may have expired or been withdrawn:
     /// then it is fetched anew and the delivery tried again at once, whatever the contract's rules make of the reply. A
     /// token that was refused while it was fresh is judged like any reply.
     pub(super) async fn refused(
@@ -45,17 +50,18 @@ impl Authorisation {
     ) -> bool {
         let (Some(tokens), Some(token)) = (&entry.tokens, &self.token) else { return false };
         let taken = matches!(judgement.verdict, Verdict::Accepted | Verdict::Duplicate);
-        if self.exchange.is_some() || taken || !is_refusal(reply) {
+        let said_so = judgement.explanation.rule == UNAUTHORIZED;
+        if self.exchange.is_some() || taken || !(said_so || is_refusal(reply)) {
             return false;
         }
         tokens.refuse(token.number).await;
         judgement.verdict = Verdict::Retryable;
         judgement.class = Class::Response;
-        judgement.explanation = Explanation {
-            rule: "token_refused".to_owned(),
-            selector: Some("status".to_owned()),
-            found: Some("401".to_owned()),
-        };
+        if !said_so {
+            let (selector, found) = (Some("status".to_owned()), Some("401".to_owned()));
+            judgement.explanation = Explanation { selector, found, ..Explanation::default() };
+        }
+        "token_refused".clone_into(&mut judgement.explanation.rule);
         judgement.reason = Some("the partner no longer knows the access token; a new one is fetched".to_owned());
         true
     }

@@ -92,7 +92,7 @@ pub(super) async fn judge(entry: &Arc<ContractEntry>, sent: Sent, now: Timestamp
 }
 
 /// A judgement without the secrets that the reply it was read from echoed. (Not `redirect_url`: the person needs it whole.)
-pub(super) fn masked(mut judgement: Judgement, redactor: &Redactor) -> Judgement {
+pub fn masked(mut judgement: Judgement, redactor: &Redactor) -> Judgement {
     for text in
         [&mut judgement.reason, &mut judgement.reference, &mut judgement.explanation.found].into_iter().flatten()
     {

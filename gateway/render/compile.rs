@@ -209,6 +209,9 @@ pub(super) fn add_piece(secrets: &mut Vec<String>, format: Format, value: &str) 
 /// An absolute http or https URL with a host.
 pub(super) fn check_url(text: &str) -> Result<(), String> {
     match url::Url::parse(text) {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("it holds a user name or a password, which would stand in captures: put them into `auth`".to_owned())
+        }
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(()),
         _ => Err("not an http or https URL".to_owned()),
     }

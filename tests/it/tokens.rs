@@ -108,13 +108,38 @@ async fn a_token_that_the_partner_no_longer_knows_is_fetched_anew_and_the_lead_s
     gateway.finish().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_token_was_fetched_with_is_masked_in_the_partners_replies_too() {
+    let tokens = Stub::start(granted("some-token", "")).await;
+    let partner = Stub::start(Behaviour::reply(400, format!("{{\"why\": \"no client {SECRET}\"}}"))).await;
+    let rules = "[contract.endpoint.response]\nreason = { json = \"$.why\" }\n";
+    let world = World::new(&wanting_tokens(&partner.url("/"), &tokens.url("/token"), "", rules));
+    let gateway = world.start().await;
+    let answer = gateway.post_and_wait(&lead("a@example.com")).await;
+    let shown = delivery(&gateway, &answer.at("/lead_id")).await;
+    assert_eq!(text_at(&shown, "/reason"), "no client ***", "{shown:#}");
+    assert!(!shown.to_string().contains(SECRET), "{shown:#}");
+    gateway.finish().await;
+    world.write("lead.json", "{\"email\": \"a@example.com\"}");
+    let output = world.run(&["send", "sunny", "lead.json"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("no client ***") && !said.contains(SECRET), "{said}");
+}
+
 #[tokio::test]
 async fn rules_of_the_contract_and_a_single_attempt_do_not_keep_an_expired_token_in_use() {
-    for rules in ["rejected = { json = \"$.status\", equals = \"error\" }", "retryable = { json = \"$.status\" }"] {
+    for (status, rules) in [
+        (401, "rejected = { json = \"$.status\", equals = \"error\" }"),
+        (401, "retryable = { json = \"$.status\" }"),
+        (200, "rejected = { json = \"$.status\" }\nunauthorized = { json = \"$.status\", equals = \"error\" }"),
+    ] {
         let tokens = Stub::script([granted("first-token", ""), granted("second-token", "")]).await;
-        let partner =
-            Stub::script([Behaviour::ok("{}"), Behaviour::reply(401, "{\"status\": \"error\"}"), Behaviour::ok("{}")])
-                .await;
+        let partner = Stub::script([
+            Behaviour::ok("{}"),
+            Behaviour::reply(status, "{\"status\": \"error\"}"),
+            Behaviour::ok("{}"),
+        ])
+        .await;
         let rules = format!("[contract.endpoint.response]\naccepted = {{ regex = \"^.}}$\" }}\n{rules}");
         let network = wanting_tokens(&partner.url("/"), &tokens.url("/token"), "", &rules)
             .replace("first = \"10ms\"", "max_attempts = 1");
@@ -307,6 +332,7 @@ fn settings_that_do_not_fit_are_told_all_at_once() {
         "endpoint.auth.oauth2.refresh_token: belongs to grant",
         "endpoint.auth.oauth2.header: `X Bad` is not a header name",
         "endpoint.tls.key: is missing",
+        "endpoint.url: is http, where `tls` means nothing",
         "endpoint.tls.ca: it holds no certificate",
     ] {
         assert!(said.contains(part), "{part} is not in:\n{said}");

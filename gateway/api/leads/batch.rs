@@ -26,7 +26,7 @@ use super::super::views::SourceView;
 use super::super::{Answer, Api};
 use super::accept::{Incoming, Read, Taken, accept};
 use super::refusal::Refused;
-use super::{Arrival, authenticate, body, campaign_of, too_fast, unauthorized};
+use super::{Arrival, authenticate, body, campaign_of, too_fast, unauthorized, uncompressed};
 use crate::clock;
 use crate::directory::{CampaignEntry, Network, SourceEntry};
 use crate::intake::{Format, idempotency};
@@ -117,6 +117,7 @@ async fn begin(
                 "send application/x-ndjson, in UTF-8: a JSON object in each line",
             ));
         }
+        uncompressed(&arrival.headers)?;
         if arrival.headers.contains_key("idempotency-key") {
             return Err(Problem::malformed(
                 "a batch has no Idempotency-Key of its own; give each line an `idempotency_key` instead",

@@ -203,9 +203,11 @@ impl<'a> Refused<'a> {
             self.make(true)?
         };
         for (row, status, reasons) in rows {
-            // A row of another length keeps all that it has, and stays of another length until it is mended.
+            // A row that is too long keeps all that it has, and stays too long until it is mended.
             let keeps = if row.cells.len() == self.table.header.len() { own } else { row.cells.len() };
-            let cells = row.cells.iter().take(keeps).map(String::as_str);
+            // A short one is filled up, so that what is told of it stands below its own names.
+            let missing = own.saturating_sub(keeps);
+            let cells = row.cells.iter().take(keeps).map(String::as_str).chain(std::iter::repeat_n("", missing));
             let (line, status) = (row.line.to_string(), status.to_string());
             let report = [line.as_str(), status.as_str(), reasons.as_str()];
             writer.write_record(cells.chain(report))?;

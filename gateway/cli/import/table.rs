@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -33,7 +34,12 @@ pub(super) struct Table {
     pub(super) rows: u64,
     /// SHA-256 of the file, in hex.
     pub(super) hash: String,
+    /// The file's size, time and number when it was looked through.
+    seen: Seen,
 }
+
+/// By what a change of the file is noticed.
+type Seen = (u64, Option<std::time::SystemTime>, u64);
 
 /// One row.
 #[derive(Debug)]
@@ -57,7 +63,15 @@ impl Table {
     pub(super) fn open(path: &Path, delimiter: Option<u8>, encoding: Encoding) -> anyhow::Result<Self> {
         let shown = path.display();
         let mut file = File::open(path).with_context(|| format!("{shown} cannot be read"))?;
+        let seen = seen(&file.metadata()?);
         let hash = hash(&mut file).with_context(|| format!("{shown} cannot be read"))?;
+        file.rewind()?;
+        if let Some(line) = open_quote(BufReader::new(&mut file), delimiter)? {
+            bail!(
+                "{shown}, line {line}: a quote opens here and never closes, so all that follows would be one cell; close it, or \
+                 double it where it is part of the text"
+            );
+        }
         file.rewind()?;
         let mut first = BufReader::new(&mut file);
         let beginning = first.fill_buf()?;
@@ -76,6 +90,7 @@ impl Table {
             header: Vec::new(),
             rows: 0,
             hash,
+            seen,
         };
         let mut records = table.records()?;
         let Some(header) = records.next_row()? else {
@@ -86,8 +101,19 @@ impl Table {
             rows = row.number;
         }
         table.rows = rows;
+        if let Some(name) = header.cells.iter().find(|name| name.trim().contains(['\n', '\r'])) {
+            let name: String = name.trim().lines().next().unwrap_or_default().chars().take(40).collect();
+            bail!(
+                "{shown}: the column \"{name}…\" has a line break in its name; is a quote missing in the first line?"
+            );
+        }
         table.header = header.cells.into_iter().map(|name| name.trim().to_owned()).collect();
         Ok(table)
+    }
+
+    /// Whether the file is still the one that was looked through.
+    pub(super) fn is_unchanged(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|file| seen(&file) == self.seen)
     }
 
     /// The rows, the header left out.
@@ -138,6 +164,54 @@ impl Records<'_> {
             });
         }
         Ok(Some(Row { number, line, cells }))
+    }
+}
+
+fn seen(file: &std::fs::Metadata) -> Seen {
+    (file.len(), file.modified().ok(), file.ino())
+}
+
+/// The line of a quote that opens a cell and is still open at the end of the file.
+fn open_quote(mut file: impl std::io::BufRead, delimiter: Option<u8>) -> std::io::Result<Option<u64>> {
+    #[derive(PartialEq)]
+    enum At {
+        Start,
+        Plain,
+        Quoted,
+        /// Right behind a quote in a quoted cell: it closes the cell, or is the first half of a doubled one.
+        Closing,
+    }
+    let ends = |byte: u8| match delimiter {
+        Some(delimiter) => byte == delimiter,
+        None => matches!(byte, b',' | b';' | b'\t'),
+    };
+    let (mut at, mut line, mut opened) = (At::Start, 1, 1);
+    // A byte order mark is no part of the first cell.
+    if file.fill_buf()?.starts_with(BOM) {
+        file.consume(BOM.len());
+    }
+    loop {
+        let chunk = file.fill_buf()?;
+        if chunk.is_empty() {
+            return Ok((at == At::Quoted).then_some(opened));
+        }
+        for byte in chunk {
+            at = match (at, *byte) {
+                (At::Start, b'"') => {
+                    opened = line;
+                    At::Quoted
+                }
+                (At::Quoted, b'"') => At::Closing,
+                (At::Closing, b'"') => At::Quoted,
+                (At::Quoted, _) => At::Quoted,
+                (_, b'\n' | b'\r') => At::Start,
+                (_, byte) if ends(byte) => At::Start,
+                _ => At::Plain,
+            };
+            line += u64::from(*byte == b'\n');
+        }
+        let read = chunk.len();
+        file.consume(read);
     }
 }
 

@@ -153,6 +153,10 @@ async fn a_body_of_a_type_that_is_not_read_is_unsupported() {
     ] {
         is_problem(&post(&gateway, LEADS, KEY, kind, "{}").await, 415, "unsupported-media-type");
     }
+    let compressed = gateway.client.post(gateway.url(LEADS)).bearer_auth(KEY).header("content-encoding", "gzip");
+    let compressed = gateway.send(compressed.header("content-type", "application/json").body("{}")).await;
+    is_problem(&compressed, 415, "unsupported-media-type");
+    assert!(compressed.text.contains("uncompressed"), "{}", compressed.text);
     let without = gateway.client.post(gateway.url(LEADS)).bearer_auth(KEY).body("{}");
     is_problem(&gateway.send(without).await, 415, "unsupported-media-type");
     for (number, kind) in

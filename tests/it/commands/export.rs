@@ -154,6 +154,7 @@ header = "X-Token"
 scheme = ""
 
 [contract.endpoint.response]
+unauthorized = { status = true, equals = 418 }
 accepted = { json = "$.all[*].ok", every = true, equals = true }
 
 [[contract]]

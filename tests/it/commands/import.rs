@@ -168,15 +168,13 @@ async fn refused_rows_are_written_with_every_reason_for_their_owner_and_can_be_m
         "{wrong}"
     );
     let short = lines.next().unwrap();
-    assert!(short.starts_with("zoe@example.com;Zoe;6;400;"), "{short}");
+    assert!(short.starts_with("zoe@example.com;Zoe;;6;400;"), "{short}");
     assert!(short.contains("the row has 2 columns and the header 3"), "{short}");
     let mode = std::fs::metadata(world.path("leads.refused.csv")).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o600);
 
     // Mended, it is imported as it is: the report's columns are no fields.
-    let mended = refused
-        .replace("nobody;Bob;-5", "bob@example.com;Bob;5")
-        .replace("zoe@example.com;Zoe;6", "zoe@example.com;Zoe;;6");
+    let mended = refused.replace("nobody;Bob;-5", "bob@example.com;Bob;5");
     world.write("leads.refused.csv", &mended);
     run(&world, 0, &["import", "--source", "acme", "leads.refused.csv"]);
     let page = gateway.get("/v1/leads?email=bob@example.com").await;
@@ -412,5 +410,39 @@ async fn columns_of_a_list_all_go_into_it_and_empty_cells_are_no_entries() {
     assert_eq!((&ann["interests"], &ann["cars"]), (&json!(["solar"]), &json!([{"make": "Kia", "year": 2019}])));
     let bob = fields(&page, "bob@example.com");
     assert_eq!((&bob["interests"], bob.get("cars")), (&json!(["wind", "heat"]), None));
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_quote_that_never_closes_is_found_before_the_first_row() {
+    let world = World::new("");
+    let gateway = world.start().await;
+    for (file, told) in [
+        ("email,name\nann@example.com,\"Ann\nbob@example.com,Bob\n", "leads.csv, line 2: a quote opens here"),
+        ("email,\"name\nann@example.com,Ann\n", "leads.csv, line 1: a quote opens here"),
+        ("email,\"name\nann@example.com,Ann\"\nbob@example.com,x\n", "has a line break in its name"),
+    ] {
+        world.write("leads.csv", file);
+        let text = run(&world, 1, &IMPORT);
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    assert_eq!(everybody(&gateway).await, BTreeMap::new());
+    // Quotes that do not open a cell, doubled ones and closed ones are as they should be.
+    world.write("leads.csv", "email,name\nann@example.com,5\" pipe\nbob@example.com,\"Bob \"\"the\"\"\n roofer\"\n");
+    run(&world, 0, &IMPORT);
+    assert_eq!(everybody(&gateway).await.len(), 2);
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_written_anew_while_it_is_imported_stops_the_import() {
+    let world = World::with("", "rate = \"100/s\"", "");
+    world.write("leads.csv", &people(600));
+    let gateway = world.start().await;
+    let mut child = started(&world, 100).await;
+    world.write("leads.csv", &people(700));
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let taken = everybody(&gateway).await;
+    assert!(taken.len() < 600 && taken.values().all(|count| *count == 1), "{}", taken.len());
     gateway.finish().await;
 }
