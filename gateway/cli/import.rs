@@ -178,7 +178,7 @@ async fn import(
                 summary(&record, table)
             );
         }
-        return Ok(true);
+        return Ok(record.refused == 0);
     }
     if record.done > 0 && !json {
         super::progress::note(&format!("going on with row {} of {}", record.done + 1, table.rows));

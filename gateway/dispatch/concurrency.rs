@@ -16,7 +16,7 @@ pub const MOST: u32 = 128;
 /// The pause between two decreases.
 const CALM: Duration = Duration::from_secs(1);
 /// After so many answers the best latency is looked for anew, for partners change.
-const ROUND: u32 = 1_000;
+const ANEW_AFTER: u32 = 1_000;
 /// Latencies below this are all alike: what differs there is our own scheduling.
 const QUICK: Duration = Duration::from_millis(20);
 
@@ -68,7 +68,7 @@ impl Adaptive {
             }
             Load::Answered(latency) => {
                 self.answers += 1;
-                if self.answers >= ROUND {
+                if self.answers >= ANEW_AFTER {
                     (self.answers, self.best) = (0, None);
                 }
                 let best = self.best.map_or(latency, |best| best.min(latency));

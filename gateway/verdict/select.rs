@@ -43,7 +43,7 @@ pub(super) struct Reading<'r> {
 
 impl<'r> Reading<'r> {
     pub(super) fn of(reply: &'r Reply) -> Self {
-        Self { reply, body: Body { source: Source::Reply(reply), ..Body::default() } }
+        Self { reply, body: Body { origin: Origin::Reply(reply), ..Body::default() } }
     }
 
     pub(super) fn body(&self) -> &Body<'r> {
@@ -54,7 +54,7 @@ impl<'r> Reading<'r> {
 /// A body, or a document nested in one, with what it was parsed to.
 #[derive(Default)]
 pub(super) struct Body<'r> {
-    source: Source<'r>,
+    origin: Origin<'r>,
     text: OnceCell<Cow<'r, str>>,
     json: OnceCell<Option<json::Documents>>,
     xml: OnceCell<Option<Tree>>,
@@ -62,7 +62,7 @@ pub(super) struct Body<'r> {
 }
 
 #[derive(Default)]
-enum Source<'r> {
+enum Origin<'r> {
     Reply(&'r Reply),
     /// The text stands in `Body::text` from the start, and the rule says what it is.
     Nested(DocumentKind),
@@ -72,13 +72,13 @@ enum Source<'r> {
 
 impl<'r> Body<'r> {
     fn nested(text: Cow<'r, str>, kind: DocumentKind) -> Self {
-        Self { source: Source::Nested(kind), text: OnceCell::from(text), ..Self::default() }
+        Self { origin: Origin::Nested(kind), text: OnceCell::from(text), ..Self::default() }
     }
 
     pub(super) fn text(&self) -> &str {
-        self.text.get_or_init(|| match self.source {
-            Source::Reply(reply) => text::decode(&reply.body, reply.header("content-type")),
-            Source::Nested(_) | Source::Nothing => Cow::default(),
+        self.text.get_or_init(|| match self.origin {
+            Origin::Reply(reply) => text::decode(&reply.body, reply.header("content-type")),
+            Origin::Nested(_) | Origin::Nothing => Cow::default(),
         })
     }
 
@@ -104,17 +104,17 @@ impl<'r> Body<'r> {
 
     /// Whether HTML is to be expected where it does not look like it.
     fn is_called_html(&self) -> bool {
-        match self.source {
-            Source::Reply(reply) => {
+        match self.origin {
+            Origin::Reply(reply) => {
                 reply.header("content-type").is_some_and(|kind| kind.to_ascii_lowercase().contains("html"))
             }
-            Source::Nested(kind) => kind == DocumentKind::Html,
-            Source::Nothing => false,
+            Origin::Nested(kind) => kind == DocumentKind::Html,
+            Origin::Nothing => false,
         }
     }
 
     fn by_xpath(&self, xpath: &XPath) -> Found<'_> {
-        if matches!(self.source, Source::Nested(DocumentKind::Html)) {
+        if matches!(self.origin, Origin::Nested(DocumentKind::Html)) {
             return self.by_css(xpath);
         }
         if let Some(tree) = self.xml() {
