@@ -271,9 +271,6 @@ impl Batch {
         let mut marks = HashSet::new();
         let turns_end = clock::instant() + TURNS_WITHIN;
         for (number, line) in lines(body) {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
             let turn = self.turn(turns_end, &mut under_way).await?;
             let view = turn.and_then(|()| self.view());
             let read = view.as_ref().map_err(Clone::clone).and_then(|view| self.read(view, number, &line));
@@ -342,6 +339,9 @@ impl Batch {
             return Err(Problem::too_large(format!("a lead's line may have {} at most", self.api.body_limit)));
         }
         let malformed = |message: String| Problem::malformed(message);
+        if line.trim_ascii().is_empty() {
+            return Err(malformed(format!("line {number} is blank; send a JSON object in each line")));
+        }
         let mut posted = view.campaign.rules.parse(Format::Json, line).map_err(|mut fault| {
             // Where it stands in the batch.
             fault.line = number;
