@@ -64,8 +64,6 @@ pub struct Obtained {
     pub value: String,
     /// The token alone, to be masked wherever it is echoed.
     pub token: String,
-    /// What it was fetched with, to be masked too: the token endpoint and the partner are often one.
-    pub secrets: Vec<String>,
     /// Which fetch brought it, for [`TokenSource::refuse`].
     pub number: u64,
     /// The exchange with the token endpoint, where one was needed for this.
@@ -110,6 +108,12 @@ impl TokenSource {
     /// Everything that is wrong with them.
     pub fn compile(oauth2: &OAuth2) -> Result<Self, Vec<SettingFault>> {
         Settings::compile(oauth2).map(|settings| Self { settings, state: Mutex::default() })
+    }
+
+    /// What tokens are fetched with: masked wherever the token endpoint or the partner, often one system, echoes it.
+    #[must_use]
+    pub fn secrets(&self) -> &[String] {
+        &self.settings.secrets
     }
 
     /// The header that carries the token.
@@ -180,7 +184,6 @@ impl TokenSource {
             header: header.clone(),
             value: value.trim_start().to_owned(),
             token: held.token.clone(),
-            secrets: self.settings.secrets.clone(),
             number: held.number,
             exchange,
         }

@@ -15,6 +15,7 @@ pub struct Authorisation {
     /// Why there is no token: the request cannot be sent.
     pub fault: Option<SendFault>,
     token: Option<Obtained>,
+    secrets: Vec<String>,
 }
 
 impl Authorisation {
@@ -22,20 +23,21 @@ impl Authorisation {
     /// afterwards, for it may hold the time.
     pub async fn obtain(dispatcher: &Dispatcher, entry: &ContractEntry) -> Self {
         let Some(tokens) = &entry.tokens else { return Self::default() };
+        let secrets = tokens.secrets().to_vec();
         match tokens.obtain(dispatcher, &entry.transport).await {
-            Ok(mut token) => Self { exchange: token.exchange.take(), fault: None, token: Some(token) },
-            Err(NoToken { fault, exchange }) => Self { exchange, fault: Some(fault), token: None },
+            Ok(mut token) => Self { exchange: token.exchange.take(), fault: None, token: Some(token), secrets },
+            Err(NoToken { fault, exchange }) => Self { exchange, fault: Some(fault), token: None, secrets },
         }
     }
 
-    /// Puts the token into the request.
+    /// Puts the token into the request. With or without one, what it is fetched with is then masked in all that is said.
     pub fn put_into(&self, outgoing: &mut Outgoing) {
         if let Some(token) = &self.token {
             outgoing.add_secret_header(&token.header, &token.value, &token.token);
-            outgoing.secrets.extend(token.secrets.iter().cloned());
-            if let Some(backup) = &mut outgoing.backup {
-                backup.secrets.extend(token.secrets.iter().cloned());
-            }
+        }
+        outgoing.secrets.extend_from_slice(&self.secrets);
+        if let Some(backup) = &mut outgoing.backup {
+            backup.secrets.extend_from_slice(&self.secrets);
         }
     }
 

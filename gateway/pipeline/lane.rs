@@ -86,7 +86,7 @@ impl Lane {
     #[must_use]
     pub fn backup_first(&self) -> bool {
         let since = *self.unreachable.lock().unwrap_or_else(PoisonError::into_inner);
-        since.is_some_and(|since| since.elapsed() < BACKUP_FIRST)
+        since.is_some_and(|since| clock::instant().duration_since(since) < BACKUP_FIRST)
     }
 
     /// The endpoint's `url` could, or could not, be reached.
