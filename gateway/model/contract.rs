@@ -1,5 +1,8 @@
 //! A contract: a buyer's order on one campaign, and the endpoint that takes its leads.
 
+mod credentials;
+mod reply;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +13,9 @@ use super::limit::Limits;
 use super::schedule::WeekTable;
 use super::secret::SecretText;
 use super::units::{Rate, Span};
+
+pub use self::credentials::{Auth, ClientAuth, Grant, OAuth2, PasswordType, Tls};
+pub use self::reply::{DocumentKind, Inside, ResponseRules, Rule};
 
 /// One contract, as configured, stored and shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -358,21 +364,6 @@ impl<'de> Deserialize<'de> for Concurrency {
     }
 }
 
-/// Whom a contract's endpoint trusts, and how it proves who we are: PEM texts, usually by reference.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// Our certificate, and those that lead to its root.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<SecretText>,
-    /// Its private key: PKCS#8, PKCS#1 or SEC1, not encrypted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<SecretText>,
-    /// Authorities trusted beside the machine's own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca: Option<SecretText>,
-}
-
 /// The charset of a request's body.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Charset {
@@ -447,160 +438,6 @@ impl Method {
     pub fn is_soap(self) -> bool {
         matches!(self, Self::Soap11 | Self::Soap12)
     }
-}
-
-/// Credentials: exactly one of these. Values may be `env:` or `file:` references and are masked in captures.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Auth {
-    /// `Authorization: Basic …` (RFC 7617).
-    Basic {
-        /// The user name.
-        username: SecretText,
-        /// The password.
-        password: SecretText,
-    },
-    /// `Authorization: Bearer …` (RFC 6750).
-    Bearer {
-        /// The token.
-        token: SecretText,
-    },
-    /// A header of the partner's own.
-    Header {
-        /// Its name.
-        name: String,
-        /// Its value.
-        value: SecretText,
-    },
-    /// A parameter in the URL's query.
-    Query {
-        /// Its name.
-        name: String,
-        /// Its value.
-        value: SecretText,
-    },
-    /// An access token fetched first (RFC 6749), kept until it expires.
-    Oauth2(OAuth2),
-    /// A WS-Security UsernameToken in the SOAP header; SOAP methods only.
-    Wsse {
-        /// The user name.
-        username: SecretText,
-        /// The password.
-        password: SecretText,
-        /// How the password goes.
-        #[serde(default)]
-        password_type: PasswordType,
-        /// Adds when the message was created, and that it expires so much later.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        timestamp: Option<Span>,
-        /// The receiver must refuse the message if it does not understand this header.
-        #[serde(default = "yes")]
-        must_understand: bool,
-    },
-}
-
-/// How an access token is fetched, and how it is shown to the partner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OAuth2 {
-    /// The token endpoint.
-    pub token_url: SecretText,
-    /// What is shown to get a token.
-    #[serde(default)]
-    pub grant: Grant,
-    /// Who we are to the token endpoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_id: Option<SecretText>,
-    /// What proves it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client_secret: Option<SecretText>,
-    /// Where these two stand in the token request.
-    #[serde(default)]
-    pub client_auth: ClientAuth,
-    /// The user of the `password` grant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub username: Option<SecretText>,
-    /// His password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password: Option<SecretText>,
-    /// The token of the `refresh_token` grant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refresh_token: Option<SecretText>,
-    /// What the token is wanted for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
-    /// Further parameters of the token request, such as `audience` or `resource`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub params: BTreeMap<String, SecretText>,
-    /// The header that carries the token.
-    #[serde(default = "OAuth2::default_header")]
-    pub header: String,
-    /// The word before the token; empty for none.
-    #[serde(default = "OAuth2::default_scheme")]
-    pub scheme: String,
-}
-
-impl OAuth2 {
-    fn default_header() -> String {
-        "Authorization".to_owned()
-    }
-
-    fn default_scheme() -> String {
-        "Bearer".to_owned()
-    }
-}
-
-/// What is shown to get a token (RFC 6749, sections 4.3, 4.4 and 6).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grant {
-    /// The client's own credentials.
-    #[default]
-    ClientCredentials,
-    /// A user's name and password.
-    Password,
-    /// A token that somebody was given once for good.
-    RefreshToken,
-}
-
-impl Grant {
-    /// The word of the configuration and of the protocol.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ClientCredentials => "client_credentials",
-            Self::Password => "password",
-            Self::RefreshToken => "refresh_token",
-        }
-    }
-}
-
-/// Where the client's credentials stand in a token request (RFC 6749, section 2.3.1).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ClientAuth {
-    /// In `Authorization: Basic …`, each form-encoded first.
-    #[default]
-    Basic,
-    /// There as they are, for the many servers that do not decode them.
-    BasicPlain,
-    /// In the form.
-    Body,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// How a WS-Security password goes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PasswordType {
-    /// As it is.
-    #[default]
-    Text,
-    /// As a digest of it with a nonce and the time.
-    Digest,
 }
 
 /// When and how long a retryable delivery is tried again.
@@ -683,160 +520,4 @@ impl<'de> Deserialize<'de> for IdempotencyHeader {
             NameOrFalse::Switch(true) => Ok(Self::default()),
         }
     }
-}
-
-/// What a partner's replies mean: verdict rules, tried in the order `unauthorized`, `duplicate`, `accepted`, `rejected`,
-/// `retryable`,
-/// and extractors, of which a list means the first that finds something.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ResponseRules {
-    /// It does not know us: a wrong key, an expired token. Ours to fix, whatever else the reply says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unauthorized: Option<OneOrMore<Rule>>,
-    /// The partner has this person already.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub duplicate: Option<OneOrMore<Rule>>,
-    /// It took the lead.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accepted: Option<OneOrMore<Rule>>,
-    /// It refused the lead.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rejected: Option<OneOrMore<Rule>>,
-    /// It wants it later.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retryable: Option<OneOrMore<Rule>>,
-    /// Where the reply says why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<OneOrMore<Rule>>,
-    /// Where it gives the partner's own id of the lead.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reference: Option<OneOrMore<Rule>>,
-    /// Where it gives the page that the person should see next.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub redirect_url: Option<OneOrMore<Rule>>,
-    /// Where it gives the price it pays.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub price: Option<OneOrMore<Rule>>,
-}
-
-impl ResponseRules {
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// A selector and a test, or `all` of several. An extractor is a rule whose test, if any, must pass.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Rule {
-    /// All of these.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub all: Option<Vec<Rule>>,
-    /// Selects the status code.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<bool>,
-    /// Selects a header by name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub header: Option<String>,
-    /// Selects by RFC 9535 JSONPath.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub json: Option<String>,
-    /// Selects by XPath in XML or an HTML page; unprefixed names match any namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub xpath: Option<String>,
-    /// Selects elements of an HTML page by CSS selector.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub css: Option<String>,
-    /// This attribute of the elements that `css` selects, instead of their text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attribute: Option<String>,
-    /// Selects a field of a form-encoded body.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub form: Option<String>,
-    /// Selects the first group, or the whole match, in the body's text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub regex: Option<String>,
-    /// Selects this text if the body contains it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub contains: Option<String>,
-    /// Selects the body's whole text, without the white space around it; an empty body is nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub body: Option<bool>,
-    /// Parses a nested document first and selects in that.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub inside: Option<Inside>,
-    /// The selected text is this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub equals: Option<Scalar>,
-    /// It is one of these.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub one_of: Option<Vec<Scalar>>,
-    /// It matches this regular expression, anywhere in it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub matches: Option<String>,
-    /// Something was selected, or not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exists: Option<bool>,
-    /// As a decimal, it is at least this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min: Option<Scalar>,
-    /// As a decimal, it is at most this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max: Option<Scalar>,
-    /// Every selected text must pass the test, not just one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub every: Option<bool>,
-    /// A price is a whole number of the currency's smallest unit (cents); of `price` only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub minor_units: Option<bool>,
-    /// What stands before a price's decimals, `.` or `,`; of `price` only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub decimal: Option<String>,
-}
-
-/// Where a nested document stands, and what it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Inside {
-    /// Selects a header by name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub header: Option<String>,
-    /// Selects by JSONPath.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub json: Option<String>,
-    /// Selects by XPath.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub xpath: Option<String>,
-    /// Selects elements of an HTML page by CSS selector.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub css: Option<String>,
-    /// This attribute of the elements that `css` selects, instead of their text.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attribute: Option<String>,
-    /// Selects a field of a form-encoded body.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub form: Option<String>,
-    /// Selects by regular expression.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub regex: Option<String>,
-    /// What the nested text is.
-    #[serde(rename = "as")]
-    pub kind: DocumentKind,
-}
-
-/// What a nested document is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DocumentKind {
-    /// XML.
-    Xml,
-    /// An HTML page, or a piece of one.
-    Html,
-    /// JSON.
-    Json,
-    /// Form-encoded.
-    Form,
-    /// Plain text.
-    Text,
 }
