@@ -6,6 +6,13 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::cli::say(format_args!($($text)*)) };
 }
 
+/// The same for standard error, where nothing is left to be told if it cannot be written.
+macro_rules! eprintln {
+    ($($line:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($line)*)));
+    }};
+}
+
 mod apply;
 mod check;
 pub mod demo;

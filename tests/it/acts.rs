@@ -738,6 +738,11 @@ fn a_command_whose_reader_has_gone_or_whose_disk_is_full_does_not_panic() {
     let full = ends(std::fs::File::options().write(true).open("/dev/full").unwrap().into());
     assert_eq!(full.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&full.stderr).contains("the output cannot be written"));
+    // Nor where what is wrong cannot be told.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(gateway);
+    let ended = command.args(["--config", "/nowhere.toml", "check"]).stderr(full).status().unwrap();
+    assert_eq!(ended.code(), Some(1));
 }
 
 #[tokio::test]
