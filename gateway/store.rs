@@ -4,13 +4,22 @@
 //! [`Store::step`]. Each returns only after its group commit has been synced. The store alone grants places: the
 //! attempt's commit takes them in the same transaction, or refuses.
 //!
-//! The engine is SQLite in a data directory (`store/sqlite.rs`): one writer thread that commits whatever has queued up
-//! (`store/writer.rs`), readers that never block it, checkpoints off the hot path. SQL stands in the files by noun.
+//! The files by noun say what the store does; how, in SQL, is said by the engines under the same names. SQLite in a data
+//! directory (`store/sqlite.rs`): one writer thread that commits whatever has queued up (`store/sqlite/writer.rs`), readers
+//! that never block it, checkpoints off the hot path.
+
+/// Asks whichever engine there is; each has every method, in a file of the noun's name.
+macro_rules! on_engine {
+    ($store:expr, $db:ident => $ask:expr) => {
+        match &*$store.0 {
+            $crate::store::Engine::Sqlite($db) => $ask,
+        }
+    };
+}
 
 mod accept;
 mod attempt;
 mod audit;
-mod days;
 mod deliveries;
 mod leads;
 mod places;
@@ -18,13 +27,9 @@ mod recovery;
 mod refusals;
 mod resources;
 mod retention;
-mod rows;
 mod search;
 mod sqlite;
 mod step;
-#[cfg(test)]
-mod tests;
-mod writer;
 
 pub use accept::{Accept, Accepted, DedupeKey, IdempotencyKey, NewDelivery};
 pub use attempt::{Granted, StartAttempt};
@@ -37,20 +42,70 @@ pub use resources::{Kind, PausedKind, ResourceChange, ResourceRecord, TokenRecor
 pub use retention::Forgotten;
 pub use search::{DeliverySearch, LeadSearch, Page, RefusalSearch};
 pub use step::{AttemptEnd, Change, LeadStep, Step, Stepped};
-pub use writer::CommitStats;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use sqlite::Sqlite;
 
 /// The durable side of the gateway. Cheap to clone.
 #[derive(Clone)]
-pub struct Store(Arc<Sqlite>);
+pub struct Store(Arc<Engine>);
+
+/// What keeps it all.
+enum Engine {
+    /// A data directory, for a single gateway.
+    Sqlite(Sqlite),
+}
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Store({})", self.0.directory().display())
+        match &*self.0 {
+            Engine::Sqlite(db) => write!(f, "Store({})", db.directory().display()),
+        }
     }
+}
+
+impl Store {
+    /// Opens (or makes) the embedded store in `directory`, for this process alone.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, belongs to a newer gateway, or is in use by another process.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        Ok(Self(Arc::new(Engine::Sqlite(Sqlite::open(directory)?))))
+    }
+
+    /// Whether another process has the embedded store in `directory` open.
+    #[must_use]
+    pub fn is_in_use(directory: &Path) -> bool {
+        Sqlite::is_in_use(directory)
+    }
+
+    /// What the writer has done so far.
+    #[must_use]
+    pub fn commit_stats(&self) -> &CommitStats {
+        on_engine!(self, db => db.commit_stats())
+    }
+
+    /// Bytes on disk, the log included.
+    #[must_use]
+    pub fn size_on_disk(&self) -> u64 {
+        on_engine!(self, db => db.size_on_disk())
+    }
+}
+
+/// What the writer has done so far, for metrics.
+#[derive(Debug, Default)]
+pub struct CommitStats {
+    /// Transactions committed.
+    pub commits: AtomicU64,
+    /// Jobs in them.
+    pub jobs: AtomicU64,
+    /// Time spent in them, microseconds, syncs included.
+    pub micros: AtomicU64,
+    /// Commits that failed.
+    pub failures: AtomicU64,
 }
 
 /// Why the store could not do what was asked. Nothing of it was done, unless it says so.
@@ -73,10 +128,4 @@ pub enum StoreError {
     /// A read or write failed.
     #[error("the store failed: {0}")]
     Failed(String),
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Failed(error.to_string())
-    }
 }

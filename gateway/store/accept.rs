@@ -1,24 +1,16 @@
 //! The accept commit: a lead, its ordered candidates, its first deliveries, its source's and campaign's places, its
 //! idempotency key, what it will be found by. All of it, or nothing.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use bytes::Bytes;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use jiff::Timestamp;
-use rusqlite::{OptionalExtension as _, params};
-use sha2::Sha256;
-
-use super::days::day_of;
-use super::leads::{Remembered, remembered};
-use super::writer::Tx;
-use super::{Store, StoreError, rows};
+use super::leads::Remembered;
+use super::{Store, StoreError};
 use crate::model::delivery::DeliveryState;
-use crate::model::id::{ContractId, DeliveryId, LeadId, PartnerId, RequestId};
+use crate::model::id::{ContractId, DeliveryId, PartnerId, RequestId};
 use crate::model::lead::{Candidate, Lead, LeadReason, LeadStatus};
 use crate::model::limit::{Place, PlaceKey};
 use crate::model::money::Amount;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A lead about to become durable.
 #[derive(Debug, Clone)]
@@ -113,195 +105,6 @@ impl Store {
     /// # Errors
     /// When nothing could be made durable. After a failed commit the lead is looked for before that is said.
     pub async fn accept(&self, accept: Accept) -> Result<Accepted, StoreError> {
-        let key = self.0.lookup_key;
-        let lead = accept.lead.id;
-        let outcome = self.commit(move |tx| run(tx, &accept, &key)).await;
-        match outcome {
-            Err(StoreError::Failed(why)) => match self.lead_exists(lead).await {
-                Ok(true) => Ok(Accepted::Stored),
-                _ => Err(StoreError::Failed(why)),
-            },
-            outcome => outcome,
-        }
+        on_engine!(self, db => db.accept(accept).await)
     }
-
-    /// The hash under which a value of `kind` is looked up.
-    pub(super) fn lookup_hash(&self, kind: &str, value: &str) -> [u8; 16] {
-        lookup_hash(&self.0.lookup_key, kind, value)
-    }
-}
-
-pub(super) fn lookup_hash(key: &[u8; 32], kind: &str, value: &str) -> [u8; 16] {
-    let digest = keyed(key, &[kind, value]);
-    let mut half = [0; 16];
-    half.copy_from_slice(&digest[..16]);
-    half
-}
-
-fn keyed(key: &[u8; 32], parts: &[&str]) -> [u8; 32] {
-    // HMAC takes keys of any length, so this cannot fail.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; 32] };
-    for part in parts {
-        mac.update(&(part.len() as u64).to_be_bytes());
-        mac.update(part.as_bytes());
-    }
-    mac.finalize().into_bytes().into()
-}
-
-fn run(tx: &mut Tx<'_>, accept: &Accept, key: &[u8; 32]) -> rusqlite::Result<Accepted> {
-    let lead = &*accept.lead;
-    let at = lead.received_at;
-    if let Some(idempotency) = &accept.idempotency
-        && let Some(other) = remembered(tx.connection(), lead.source.as_str(), &idempotency.key, at)?
-    {
-        return Ok(Accepted::KeyTaken(other));
-    }
-    // Limits neither see nor count a test lead.
-    if !lead.test
-        && let Some(full) = full_place(tx, &accept.places)?
-    {
-        return Ok(Accepted::LimitReached(full));
-    }
-    let dedupe: Vec<(&DedupeKey, [u8; 32])> =
-        accept.dedupe.iter().map(|d| (d, keyed(key, &["dedupe", &d.text]))).collect();
-    let duplicate = !lead.test && is_duplicate(tx, &dedupe, at)?;
-
-    tx.ensure_day(day_of(at))?;
-    if duplicate {
-        insert_lead(tx, accept, LeadStatus::Rejected, Some(LeadReason::Duplicate))?;
-    } else {
-        insert_lead(tx, accept, accept.status, accept.reason)?;
-        for delivery in &accept.deliveries {
-            insert_delivery(tx, lead, delivery, at)?;
-        }
-        if !lead.test {
-            for place in &accept.places {
-                tx.count(&place.key, 1)?;
-            }
-            remember_person(tx, &dedupe, lead.id, at)?;
-        }
-        if let Some((contract, turn)) = &accept.turn {
-            tx.statement(
-                "INSERT INTO turn VALUES (?1, ?2) ON CONFLICT (contract) DO UPDATE SET turn = max(turn, excluded.turn)",
-            )?
-            .execute(params![contract.as_str(), rows::count(*turn)])?;
-        }
-    }
-    if let Some(idempotency) = &accept.idempotency {
-        tx.statement(
-            "INSERT INTO idempotency (source, key, fingerprint, lead, at) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (source, key) DO UPDATE SET fingerprint = excluded.fingerprint, lead = excluded.lead, at = excluded.at",
-        )?
-        .execute(params![lead.source.as_str(), idempotency.key, idempotency.fingerprint, lead.id.0.as_bytes(), at.as_microsecond()])?;
-    }
-    insert_lookups(tx, key, &accept.lookups, lead.id.0.as_bytes(), at)?;
-    Ok(if duplicate { Accepted::Duplicate } else { Accepted::Stored })
-}
-
-fn full_place(tx: &mut Tx<'_>, wanted: &[Place]) -> rusqlite::Result<Option<PlaceKey>> {
-    for place in wanted {
-        if let Some(limit) = place.limit
-            && u64::try_from(tx.used(&place.key)?).unwrap_or(0) >= limit
-        {
-            return Ok(Some(place.key.clone()));
-        }
-    }
-    Ok(None)
-}
-
-fn is_duplicate(tx: &Tx<'_>, keys: &[(&DedupeKey, [u8; 32])], at: Timestamp) -> rusqlite::Result<bool> {
-    for (rule, hash) in keys {
-        let earlier: Option<i64> =
-            tx.statement("SELECT at FROM dedupe WHERE hash = ?1")?.query_row([hash], |row| row.get(0)).optional()?;
-        let window = i64::try_from(rule.window.as_micros()).unwrap_or(i64::MAX);
-        if earlier.is_some_and(|earlier| at.as_microsecond().saturating_sub(earlier) < window) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn remember_person(tx: &Tx<'_>, keys: &[(&DedupeKey, [u8; 32])], lead: LeadId, at: Timestamp) -> rusqlite::Result<()> {
-    for (rule, hash) in keys {
-        let window = i64::try_from(rule.window.as_micros()).unwrap_or(i64::MAX);
-        tx.statement(
-            "INSERT INTO dedupe (hash, lead, at, until) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (hash) DO UPDATE SET lead = excluded.lead, at = excluded.at, until = max(until, excluded.until)",
-        )?
-        .execute(params![hash, lead.0.as_bytes(), at.as_microsecond(), at.as_microsecond().saturating_add(window)])?;
-    }
-    Ok(())
-}
-
-fn insert_lead(tx: &Tx<'_>, accept: &Accept, status: LeadStatus, reason: Option<LeadReason>) -> rusqlite::Result<()> {
-    let lead = &*accept.lead;
-    tx.statement(
-        "INSERT INTO lead (id, campaign, source, status, reason, test, received_at, version, payout, fields, meta, candidates,
-                           content_type, body, request_id)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-    )?
-    .execute(params![
-        lead.id.0.as_bytes(),
-        lead.campaign.as_str(),
-        lead.source.as_str(),
-        status.as_str(),
-        reason.map(LeadReason::as_str),
-        lead.test,
-        lead.received_at.as_microsecond(),
-        accept.payout.map(|amount| amount.0),
-        rows::to_json(&lead.fields)?,
-        rows::to_json(&lead.meta)?,
-        rows::to_json(&accept.candidates)?,
-        accept.content_type,
-        &accept.body[..],
-        accept.request.0.as_bytes(),
-    ])
-    .map(drop)
-}
-
-/// Adds a delivery of `lead`.
-pub(super) fn insert_delivery(tx: &Tx<'_>, lead: &Lead, new: &NewDelivery, at: Timestamp) -> rusqlite::Result<()> {
-    tx.statement(
-        "INSERT INTO delivery (id, lead, campaign, source, partner, contract, received_at, state, waits, reason, price,
-                               redelivery_of, bypass_limits, created_at, updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)",
-    )?
-    .execute(params![
-        new.id.0.as_bytes(),
-        lead.id.0.as_bytes(),
-        lead.campaign.as_str(),
-        lead.source.as_str(),
-        new.partner.as_str(),
-        new.contract.as_str(),
-        lead.received_at.as_microsecond(),
-        new.state.as_str(),
-        new.waits,
-        new.reason,
-        new.price.map(|amount| amount.0),
-        new.redelivery_of.as_ref().map(|id| id.0.as_bytes()),
-        new.bypass_limits,
-        at.as_microsecond(),
-    ])
-    .map(drop)
-}
-
-/// Makes `id` findable by these values.
-pub(super) fn insert_lookups(
-    tx: &mut Tx<'_>,
-    key: &[u8; 32],
-    lookups: &[(&'static str, String)],
-    id: &[u8; 16],
-    at: Timestamp,
-) -> rusqlite::Result<()> {
-    if lookups.is_empty() {
-        return Ok(());
-    }
-    let day = day_of(at);
-    tx.ensure_day(day)?;
-    let mut insert =
-        tx.statement(&format!("INSERT INTO lookup_{day} (hash, id) VALUES (?1, ?2) ON CONFLICT DO NOTHING"))?;
-    for (kind, value) in lookups {
-        insert.execute(params![lookup_hash(key, kind, value), id])?;
-    }
-    Ok(())
 }

@@ -1,12 +1,9 @@
 //! Posts of known sources that were refused, with the answer they got, so that a telephone call about them is short.
 
-use jiff::Timestamp;
-use rusqlite::{Row, params};
-
-use super::days::day_of;
 use super::deliveries::Message;
-use super::{Store, StoreError, rows};
+use super::{Store, StoreError};
 use crate::model::id::{RequestId, SourceId};
+use jiff::Timestamp;
 
 /// A refused post.
 #[derive(Debug, Clone)]
@@ -33,42 +30,6 @@ impl Store {
     /// # Errors
     /// When it could not be made durable.
     pub async fn refuse(&self, refusal: RefusalRecord) -> Result<(), StoreError> {
-        self.commit(move |tx| {
-            let day = day_of(refusal.at);
-            tx.ensure_day(day)?;
-            tx.statement(&format!(
-                "INSERT INTO refusal_{day} (id, source, campaign, at, request_head, request_body, request_truncated, status, answer)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING"
-            ))?
-            .execute(params![
-                refusal.request_id.0.as_bytes(),
-                refusal.source.as_str(),
-                refusal.campaign,
-                refusal.at.as_microsecond(),
-                refusal.request.head,
-                refusal.request.body,
-                refusal.request.truncated,
-                refusal.status,
-                refusal.answer,
-            ])
-            .map(drop)
-        })
-        .await
+        on_engine!(self, db => db.refuse(refusal).await)
     }
-}
-
-/// The columns that [`refusal_of`] reads, in its order.
-pub(super) const REFUSAL_COLUMNS: &str =
-    "id, source, campaign, at, request_head, request_body, request_truncated, status, answer";
-
-pub(super) fn refusal_of(row: &Row<'_>) -> rusqlite::Result<RefusalRecord> {
-    Ok(RefusalRecord {
-        request_id: RequestId(rows::uuid(row, 0)?),
-        source: rows::parsed(row, 1)?,
-        campaign: row.get::<_, String>(2)?,
-        at: rows::time(row, 3)?,
-        request: Message { head: row.get(4)?, body: row.get(5)?, truncated: row.get(6)? },
-        status: row.get(7)?,
-        answer: row.get(8)?,
-    })
 }

@@ -1,12 +1,10 @@
 //! The network as it is stored: campaigns, sources, partners, contracts and templates, each with every version it had;
 //! what is paused; and the tokens of staff.
 
-use jiff::Timestamp;
-use rusqlite::{OptionalExtension as _, params};
-
-use super::audit::{Audit, insert_audit};
-use super::{Store, StoreError, rows};
+use super::audit::Audit;
+use super::{Store, StoreError};
 use crate::model::words;
+use jiff::Timestamp;
 
 words! {
     /// Kinds of resource.
@@ -81,21 +79,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn resources(&self) -> Result<Vec<ResourceRecord>, StoreError> {
-        self.read(|conn| {
-            let mut select =
-                conn.prepare_cached("SELECT kind, id, version, document, applied FROM resource ORDER BY kind, id")?;
-            let found = select.query_map([], |row| {
-                Ok(ResourceRecord {
-                    kind: rows::word(row, 0, Kind::from_word)?,
-                    id: row.get(1)?,
-                    version: u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
-                    document: row.get(3)?,
-                    applied: row.get(4)?,
-                })
-            })?;
-            Ok(found.collect::<Result<_, _>>()?)
-        })
-        .await
+        on_engine!(self, db => db.resources().await)
     }
 
     /// Changes resources from files, all or none; `false` when one is not at the version expected.
@@ -103,42 +87,7 @@ impl Store {
     /// # Errors
     /// When it could not be made durable.
     pub async fn apply(&self, changes: Vec<ResourceChange>, who: String, at: Timestamp) -> Result<bool, StoreError> {
-        self.commit(move |tx| {
-            for change in &changes {
-                let now: Option<i64> = tx
-                    .statement("SELECT version FROM resource WHERE kind = ?1 AND id = ?2")?
-                    .query_row((change.kind.as_str(), &change.id), |row| row.get(0))
-                    .optional()?;
-                if now != change.from.map(rows::count) {
-                    return Ok(false);
-                }
-            }
-            for change in &changes {
-                let key = (change.kind.as_str(), change.id.as_str());
-                // A resource that comes back after it was deleted goes on counting its versions.
-                let last: Option<i64> = tx
-                    .statement("SELECT max(version) FROM resource_history WHERE kind = ?1 AND id = ?2")?
-                    .query_row(key, |row| row.get(0))?;
-                let version = last.unwrap_or(0) + 1;
-                match &change.document {
-                    Some(document) => tx
-                        .statement(
-                            "INSERT INTO resource (kind, id, version, document, applied, changed_at, changed_by)
-                             VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)
-                             ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, document = excluded.document,
-                                 applied = excluded.applied, changed_at = excluded.changed_at, changed_by = excluded.changed_by",
-                        )?
-                        .execute(params![key.0, key.1, version, document, at.as_microsecond(), who])?,
-                    None => tx.statement("DELETE FROM resource WHERE kind = ?1 AND id = ?2")?.execute(key)?,
-                };
-                tx.statement(
-                    "INSERT INTO resource_history (kind, id, version, document, changed_at, changed_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                )?
-                .execute(params![key.0, key.1, version, change.document, at.as_microsecond(), who])?;
-            }
-            Ok(true)
-        })
-        .await
+        on_engine!(self, db => db.apply(changes, who, at).await)
     }
 
     /// What is paused.
@@ -146,12 +95,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn paused(&self) -> Result<Vec<(PausedKind, String)>, StoreError> {
-        self.read(|conn| {
-            let mut select = conn.prepare_cached("SELECT kind, id FROM paused")?;
-            let found = select.query_map([], |row| Ok((rows::word(row, 0, PausedKind::from_word)?, row.get(1)?)))?;
-            Ok(found.collect::<Result<_, _>>()?)
-        })
-        .await
+        on_engine!(self, db => db.paused().await)
     }
 
     /// Pauses or resumes.
@@ -166,18 +110,7 @@ impl Store {
         at: Timestamp,
         audit: Audit,
     ) -> Result<(), StoreError> {
-        self.commit(move |tx| {
-            if paused {
-                tx.statement(
-                    "INSERT INTO paused (kind, id, since, by) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-                )?
-                .execute(params![kind.as_str(), id, at.as_microsecond(), audit.who])?;
-            } else {
-                tx.statement("DELETE FROM paused WHERE kind = ?1 AND id = ?2")?.execute((kind.as_str(), &id))?;
-            }
-            insert_audit(tx, &audit, at)
-        })
-        .await
+        on_engine!(self, db => db.set_paused(kind, id, paused, at, audit).await)
     }
 
     /// Every staff token.
@@ -185,13 +118,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        self.read(|conn| {
-            let mut select = conn.prepare_cached("SELECT name, hash, role FROM token ORDER BY name")?;
-            let found = select
-                .query_map([], |row| Ok(TokenRecord { name: row.get(0)?, hash: row.get(1)?, role: row.get(2)? }))?;
-            Ok(found.collect::<Result<_, _>>()?)
-        })
-        .await
+        on_engine!(self, db => db.tokens().await)
     }
 
     /// Keeps a new token; `false` when the name is taken.
@@ -199,17 +126,6 @@ impl Store {
     /// # Errors
     /// When it could not be made durable.
     pub async fn add_token(&self, token: TokenRecord, at: Timestamp, audit: Audit) -> Result<bool, StoreError> {
-        self.commit(move |tx| {
-            let added = tx
-                .statement(
-                    "INSERT INTO token (name, hash, role, created_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-                )?
-                .execute(params![token.name, token.hash, token.role, at.as_microsecond()])?;
-            if added > 0 {
-                insert_audit(tx, &audit, at)?;
-            }
-            Ok(added > 0)
-        })
-        .await
+        on_engine!(self, db => db.add_token(token, at, audit).await)
     }
 }

@@ -2,20 +2,15 @@
 //!
 //! Ids are UUIDv7, so the newest are those with the greatest ids, and a span of time is a range of ids.
 
-use jiff::Timestamp;
-use rusqlite::types::Value;
-use rusqlite::{Connection, Row, params_from_iter};
-use uuid::Uuid;
-
-use super::days::{day_of, tables};
-use super::deliveries::{DELIVERY_COLUMNS, DeliveryRecord, delivery_of};
-use super::leads::{LEAD_COLUMNS, LeadRecord, lead_of};
-use super::refusals::{REFUSAL_COLUMNS, RefusalRecord, refusal_of};
-use super::retention::id_bound;
+use super::deliveries::DeliveryRecord;
+use super::leads::LeadRecord;
+use super::refusals::RefusalRecord;
 use super::{Store, StoreError};
 use crate::model::delivery::{DeliveryState, Verdict};
 use crate::model::id::{CampaignId, ContractId, LeadId, PartnerId, RequestId, SourceId};
 use crate::model::lead::LeadStatus;
+use jiff::Timestamp;
+use uuid::Uuid;
 
 /// One page, and where the next begins.
 #[derive(Debug, Clone)]
@@ -79,91 +74,13 @@ pub struct RefusalSearch {
     pub limit: u32,
 }
 
-/// Ids looked up at a time.
-const LOOKED_UP: usize = 1_000;
-/// Between a row's own time and the time in its id lies less than this.
-const ID_SLACK_MICROS: i64 = 86_400_000_000;
-
-/// Conditions of a query with their values, in step.
-#[derive(Default, Clone)]
-struct Where {
-    sql: Vec<String>,
-    values: Vec<Value>,
-}
-
-impl Where {
-    /// Adds a condition with one `?`, where there is a value.
-    fn and(&mut self, sql: &str, value: Option<impl Into<Value>>) {
-        if let Some(value) = value {
-            self.sql.push(sql.to_owned());
-            self.values.push(value.into());
-        }
-    }
-
-    fn and_one_of(&mut self, column: &str, not: bool, values: impl IntoIterator<Item = Value>) {
-        let before = self.values.len();
-        self.values.extend(values);
-        let marks = vec!["?"; self.values.len() - before].join(", ");
-        self.sql.push(format!("{column} {}IN ({marks})", if not { "NOT " } else { "" }));
-    }
-
-    /// From `from` inclusive to `to` exclusive; by id too, so that nothing outside is read.
-    fn and_between(&mut self, column: &str, from: Option<Timestamp>, to: Option<Timestamp>) {
-        let id = |micros: i64| Value::Blob(id_bound(micros).to_vec());
-        self.and(&format!("{column} >= ?"), micros(from));
-        self.and(&format!("{column} < ?"), micros(to));
-        self.and("id >= ?", micros(from).map(|from| id(from.saturating_sub(ID_SLACK_MICROS))));
-        self.and("id < ?", micros(to).map(|to| id(to.saturating_add(ID_SLACK_MICROS))));
-    }
-
-    fn clause(&self) -> String {
-        if self.sql.is_empty() { String::new() } else { format!(" WHERE {}", self.sql.join(" AND ")) }
-    }
-}
-
-fn micros(at: Option<Timestamp>) -> Option<i64> {
-    at.map(Timestamp::as_microsecond)
-}
-
-fn blob(id: Uuid) -> Value {
-    Value::Blob(id.as_bytes().to_vec())
-}
-
-fn text(text: impl AsRef<str>) -> Value {
-    Value::Text(text.as_ref().to_owned())
-}
-
-/// A page of at most `limit` from one more than that.
-fn page<T>(mut items: Vec<T>, limit: u32, id: impl Fn(&T) -> Uuid) -> Page<T> {
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next = if more { items.last().map(id) } else { None };
-    Page { items, next }
-}
-
 impl Store {
     /// Leads, newest first.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn find_leads(&self, search: LeadSearch) -> Result<Page<LeadRecord>, StoreError> {
-        let hashes: Vec<Vec<[u8; 16]>> = search
-            .lookups
-            .iter()
-            .map(|(kind, values)| values.iter().map(|value| self.lookup_hash(kind, value)).collect())
-            .collect();
-        self.search(move |conn| {
-            let mut conditions = Where::default();
-            conditions.and("source = ?", search.source.map(|id| text(id.as_str())));
-            conditions.and("campaign = ?", search.campaign.map(|id| text(id.as_str())));
-            conditions.and("status = ?", search.status.map(|status| text(status.as_str())));
-            conditions.and("test = ?", search.test);
-            conditions.and_between("received_at", search.from, search.to);
-            let select = format!("SELECT {LEAD_COLUMNS} FROM lead");
-            let items = newest(conn, &select, &conditions, &hashes, search.cursor, search.limit, lead_of)?;
-            Ok(page(items, search.limit, |record| record.lead.id.0))
-        })
-        .await
+        on_engine!(self, db => db.find_leads(search).await)
     }
 
     /// Deliveries, newest first.
@@ -171,48 +88,7 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn find_deliveries(&self, search: DeliverySearch) -> Result<Page<DeliveryRecord>, StoreError> {
-        let hashes: Vec<Vec<[u8; 16]>> =
-            search.reference.iter().map(|reference| vec![self.lookup_hash("reference", reference)]).collect();
-        self.search(move |conn| {
-            let mut conditions = Where::default();
-            conditions.and("lead = ?", search.lead.map(|id| blob(id.0)));
-            conditions.and("partner = ?", search.partner.map(|id| text(id.as_str())));
-            conditions.and("contract = ?", search.contract.map(|id| text(id.as_str())));
-            conditions.and("campaign = ?", search.campaign.map(|id| text(id.as_str())));
-            conditions.and("source = ?", search.source.map(|id| text(id.as_str())));
-            match search.state {
-                // Said in the text, so that their indexes serve: they are few among many.
-                Some(few @ (DeliveryState::Sending | DeliveryState::Unknown)) => {
-                    conditions.sql.push(format!("state = '{few}'"));
-                }
-                state => conditions.and("state = ?", state.map(|state| text(state.as_str()))),
-            }
-            conditions.and("verdict = ?", search.verdict.map(|verdict| text(verdict.as_str())));
-            conditions.and("instr(lower(reason), lower(?)) > 0", search.reason.map(text));
-            conditions.and(
-                "EXISTS (SELECT 1 FROM attempt WHERE attempt.delivery = delivery.id AND attempt.number = delivery.attempt_count
-                         AND attempt.status_code = ?)",
-                search.status_code.map(i64::from),
-            );
-            if let Some((held, shut)) = search.held {
-                if held {
-                    conditions.and("state = ?", Some(text(DeliveryState::Queued.as_str())));
-                    conditions.and("(due_at IS NULL OR due_at <= ?)", micros(Some(search.now)));
-                    conditions.and_one_of("contract", false, shut.iter().map(|id| text(id.as_str())));
-                } else {
-                    // Not queued, not yet due, or at an open gate.
-                    conditions.values.push(Value::Integer(search.now.as_microsecond()));
-                    let marks = vec!["?"; shut.len()].join(", ");
-                    conditions.values.extend(shut.iter().map(|id| text(id.as_str())));
-                    conditions.sql.push(format!("(state <> 'queued' OR due_at > ? OR contract NOT IN ({marks}))"));
-                }
-            }
-            conditions.and_between("created_at", search.from, search.to);
-            let select = format!("SELECT {DELIVERY_COLUMNS} FROM delivery");
-            let items = newest(conn, &select, &conditions, &hashes, search.cursor, search.limit, delivery_of)?;
-            Ok(page(items, search.limit, |record| record.delivery.id.0))
-        })
-        .await
+        on_engine!(self, db => db.find_deliveries(search).await)
     }
 
     /// Refused posts, newest first.
@@ -220,99 +96,6 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub async fn find_refusals(&self, search: RefusalSearch) -> Result<Page<RefusalRecord>, StoreError> {
-        self.search(move |conn| {
-            let (first, last) = (search.from.map_or(0, day_of), search.to.map_or(u32::MAX, day_of));
-            let wanted = search.limit as usize + 1;
-            let mut items = Vec::new();
-            for day in tables(conn, "refusal")?.into_iter().filter(|day| (first..=last).contains(day)) {
-                let mut conditions = Where::default();
-                conditions.and("id < ?", search.cursor.map(blob));
-                conditions.and("id = ?", search.request_id.map(|id| blob(id.0)));
-                conditions.and("source = ?", search.source.as_ref().map(|id| text(id.as_str())));
-                conditions.and("at >= ?", micros(search.from));
-                conditions.and("at < ?", micros(search.to));
-                let left = wanted - items.len();
-                let sql = format!(
-                    "SELECT {REFUSAL_COLUMNS} FROM refusal_{day}{} ORDER BY id DESC LIMIT {left}",
-                    conditions.clause()
-                );
-                let mut select = conn.prepare(&sql)?;
-                for item in select.query_map(params_from_iter(conditions.values), refusal_of)? {
-                    items.push(item?);
-                }
-                if items.len() >= wanted {
-                    break;
-                }
-            }
-            Ok(page(items, search.limit, |record| record.request_id.0))
-        })
-        .await
+        on_engine!(self, db => db.find_refusals(search).await)
     }
-}
-
-/// One more than `limit` of the rows below `cursor`, newest first; where there are `hashes`, of those looked up.
-fn newest<T>(
-    conn: &Connection,
-    select: &str,
-    conditions: &Where,
-    hashes: &[Vec<[u8; 16]>],
-    cursor: Option<Uuid>,
-    limit: u32,
-    of: fn(&Row<'_>) -> rusqlite::Result<T>,
-) -> rusqlite::Result<Vec<T>> {
-    let wanted = limit as usize + 1;
-    let (mut items, mut below) = (Vec::new(), cursor);
-    loop {
-        let mut conditions = conditions.clone();
-        conditions.and("id < ?", below.map(blob));
-        let found = if hashes.is_empty() { Vec::new() } else { looked_up(conn, hashes, below)? };
-        if !hashes.is_empty() {
-            conditions.and_one_of("id", false, found.iter().copied().map(blob));
-        }
-        let sql = format!("{select}{} ORDER BY id DESC LIMIT {}", conditions.clause(), wanted - items.len());
-        for item in conn.prepare(&sql)?.query_map(params_from_iter(conditions.values), of)? {
-            items.push(item?);
-        }
-        // The other conditions may have left little of what was looked up: then look further.
-        if items.len() >= wanted || found.len() < LOOKED_UP {
-            return Ok(items);
-        }
-        below = found.last().copied();
-    }
-}
-
-/// The newest ids below `below` that are found under a hash of each of `hashes`, newest first; at most [`LOOKED_UP`].
-fn looked_up(conn: &Connection, hashes: &[Vec<[u8; 16]>], below: Option<Uuid>) -> rusqlite::Result<Vec<Uuid>> {
-    let mut found: Vec<Uuid> = Vec::new();
-    for day in tables(conn, "lookup")? {
-        let mut conditions = Where::default();
-        conditions.and("id < ?", below.map(blob));
-        for (number, any) in hashes.iter().enumerate() {
-            let any = any.iter().map(|hash| Value::Blob(hash.to_vec()));
-            if number == 0 {
-                conditions.and_one_of("hash", false, any);
-            } else {
-                // All that a lead is looked up by lies in one day's table.
-                conditions.and_one_of(
-                    &format!(
-                        "EXISTS (SELECT 1 FROM lookup_{day} other WHERE other.id = lookup_{day}.id AND other.hash"
-                    ),
-                    false,
-                    any,
-                );
-                if let Some(last) = conditions.sql.last_mut() {
-                    last.push(')');
-                }
-            }
-        }
-        let sql =
-            format!("SELECT DISTINCT id FROM lookup_{day}{} ORDER BY id DESC LIMIT {LOOKED_UP}", conditions.clause());
-        for id in conn.prepare(&sql)?.query_map(params_from_iter(conditions.values), |row| super::rows::uuid(row, 0))? {
-            found.push(id?);
-        }
-        found.sort_unstable_by(|a, b| b.cmp(a));
-        found.dedup();
-        found.truncate(LOOKED_UP);
-    }
-    Ok(found)
 }

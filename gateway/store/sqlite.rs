@@ -1,6 +1,24 @@
 //! SQLite in a data directory: opening, migrating, reading, and moving the write-ahead log into the database off the
 //! hot path.
 
+mod accept;
+mod attempt;
+mod audit;
+mod days;
+mod deliveries;
+mod leads;
+mod places;
+mod recovery;
+mod refusals;
+mod resources;
+mod retention;
+mod rows;
+mod search;
+mod step;
+#[cfg(test)]
+mod tests;
+mod writer;
+
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -9,12 +27,12 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::writer::{Tx, Writer};
-use super::{Store, StoreError};
+use super::{CommitStats, StoreError};
 use crate::clock;
+use writer::{Tx, Writer};
 
 /// Schema changes in order; `user_version` says how many of them a database has.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_start.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/migrations/0001_start.sql")];
 /// Connections that read at the same time; a page of a search or a refill of a queue each.
 const READERS: usize = 4;
 /// How many of them searches may have: one that finds little reads much, and deliveries must not wait for it.
@@ -29,10 +47,10 @@ const CHECKPOINT_WAITS: Duration = Duration::from_millis(100);
 /// The open database.
 pub(super) struct Sqlite {
     directory: PathBuf,
-    pub(super) writer: Writer,
+    writer: Writer,
     readers: Arc<Readers>,
     /// Keys the look-up hashes, so that the tables do not hold guessable hashes of personal data.
-    pub(super) lookup_key: [u8; 32],
+    lookup_key: [u8; 32],
     checkpointer: Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>,
     /// Held while we live: two gateways on one embedded store would each believe they alone grant places.
     _lock: File,
@@ -58,12 +76,12 @@ impl Drop for Loan {
     }
 }
 
-impl Store {
+impl Sqlite {
     /// Opens (or makes) the store in `directory`, for this process alone.
     ///
     /// # Errors
     /// When the directory cannot be used, belongs to a newer gateway, or is in use by another process.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+    pub(super) fn open(directory: &Path) -> Result<Self, StoreError> {
         let fail = |why: String| StoreError::Open { directory: directory.display().to_string(), why };
         make_private_directory(directory)
             .map_err(|error| fail(format!("{error}; check the path and its permissions")))?;
@@ -83,44 +101,41 @@ impl Store {
             searches: Arc::new(Semaphore::new(SEARCHERS)),
         });
         let checkpointer = start_checkpointer(&path).map_err(fail)?;
-        Ok(Self(Arc::new(Sqlite {
+        Ok(Self {
             directory: directory.to_owned(),
             writer,
             readers,
             lookup_key,
             checkpointer: Some(checkpointer),
             _lock: lock,
-        })))
+        })
     }
 
     /// Whether another process has the store in `directory` open.
-    #[must_use]
-    pub fn is_in_use(directory: &Path) -> bool {
+    pub(super) fn is_in_use(directory: &Path) -> bool {
         directory.join("gateway.db").exists() && lock(directory).is_err()
     }
 
     /// What the writer has done so far.
-    #[must_use]
-    pub fn commit_stats(&self) -> &super::CommitStats {
-        &self.0.writer.stats
+    pub(super) fn commit_stats(&self) -> &CommitStats {
+        &self.writer.stats
     }
 
     /// Bytes on disk, the log included.
-    #[must_use]
-    pub fn size_on_disk(&self) -> u64 {
-        let size = |name| std::fs::metadata(self.0.directory.join(name)).map_or(0, |file| file.len());
+    pub(super) fn size_on_disk(&self) -> u64 {
+        let size = |name| std::fs::metadata(self.directory.join(name)).map_or(0, |file| file.len());
         size("gateway.db") + size("gateway.db-wal")
     }
 
-    pub(super) async fn commit<T, F>(&self, work: F) -> Result<T, StoreError>
+    async fn commit<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
-        self.0.writer.commit(work).await
+        self.writer.commit(work).await
     }
 
-    pub(super) async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -129,12 +144,12 @@ impl Store {
     }
 
     /// As [`Store::read`], for what may have to look at many rows.
-    pub(super) async fn search<T, F>(&self, work: F) -> Result<T, StoreError>
+    async fn search<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let turn = Arc::clone(&self.0.readers.searches).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let turn = Arc::clone(&self.readers.searches).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         self.read_with(Some(turn), work).await
     }
 
@@ -143,7 +158,7 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let readers = Arc::clone(&self.0.readers);
+        let readers = Arc::clone(&self.readers);
         let permit = Arc::clone(&readers.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         // As many connections as permits, so one is idle.
         let conn = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -157,6 +172,12 @@ impl Store {
 impl Sqlite {
     pub(super) fn directory(&self) -> &Path {
         &self.directory
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
+use super::Sqlite;
 use super::deliveries::{DELIVERY_COLUMNS, of_lead_sql};
 use super::recovery::{CONTRACTS, LENGTH, UNKNOWN, due_sql, open_sql, ready_sql};
 use super::retention::OLDEST;
-use super::{Store, StoreError};
+use crate::store::StoreError;
 
-fn store() -> (tempfile::TempDir, Store) {
+fn store() -> (tempfile::TempDir, Arc<Sqlite>) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Arc::new(Sqlite::open(dir.path()).unwrap());
     (dir, store)
 }
 
@@ -112,7 +113,7 @@ async fn a_job_that_fails_or_panics_fails_alone_and_the_writer_goes_on() {
     // Holds the writer until the others have queued up, so that they share a transaction.
     let (go, held) = mpsc::channel::<()>();
     let first = tokio::spawn({
-        let store = store.clone();
+        let store = Arc::clone(&store);
         async move {
             store
                 .commit(move |_| {
@@ -125,7 +126,7 @@ async fn a_job_that_fails_or_panics_fails_alone_and_the_writer_goes_on() {
     let before = store.commit_stats().commits.load(Ordering::Relaxed);
     let jobs: Vec<_> = (0..20)
         .map(|n: i64| {
-            let store = store.clone();
+            let store = Arc::clone(&store);
             tokio::spawn(async move {
                 store
                     .commit(move |tx| {
@@ -179,7 +180,7 @@ async fn a_reader_that_goes_away_keeps_its_connection_until_it_has_read() {
     let (begun, begins) = mpsc::channel::<()>();
     let end = Arc::new(Barrier::new(5));
     for _ in 0..4 {
-        let (store, begun, end) = (store.clone(), begun.clone(), Arc::clone(&end));
+        let (store, begun, end) = (Arc::clone(&store), begun.clone(), Arc::clone(&end));
         let read = tokio::spawn(async move {
             store
                 .read(move |_| {
@@ -194,7 +195,7 @@ async fn a_reader_that_goes_away_keeps_its_connection_until_it_has_read() {
         assert!(read.await.unwrap_err().is_cancelled());
     }
     let next = tokio::spawn({
-        let store = store.clone();
+        let store = Arc::clone(&store);
         async move { store.read(|conn| Ok(conn.execute_batch("SELECT 1")?)).await }
     });
     tokio::task::yield_now().await;
@@ -210,7 +211,7 @@ async fn searches_leave_connections_to_deliveries() {
     let end = Arc::new(Barrier::new(3));
     let searches: Vec<_> = (0..2)
         .map(|_| {
-            let (store, begun, end) = (store.clone(), begun.clone(), Arc::clone(&end));
+            let (store, begun, end) = (Arc::clone(&store), begun.clone(), Arc::clone(&end));
             tokio::spawn(async move {
                 store
                     .search(move |_| {
@@ -228,7 +229,7 @@ async fn searches_leave_connections_to_deliveries() {
     // These have to wait for the two; reads do not.
     let more: Vec<_> = (0..8)
         .map(|_| {
-            let store = store.clone();
+            let store = Arc::clone(&store);
             tokio::spawn(async move { store.search(|_| Ok(())).await })
         })
         .collect();

@@ -1,5 +1,5 @@
 -- Times are whole microseconds since 1970 UTC, ids the 16 bytes of a UUIDv7, days YYYYMMDD in UTC.
--- Exchanges, look-ups and refusals live in tables of one day each (store/days.rs), made ahead and dropped whole.
+-- Exchanges, look-ups and refusals live in tables of one day each (store/sqlite/days.rs), made ahead and dropped whole.
 
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 

@@ -7,16 +7,16 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection};
 use tokio::sync::{mpsc, oneshot};
 
-use super::StoreError;
 use super::days::Days;
 use crate::clock;
 use crate::model::limit::PlaceKey;
+use crate::store::{CommitStats, StoreError};
 
 /// Jobs that may wait for the writer; beyond it callers wait for room, at most [`ROOM_WITHIN`].
 const QUEUE: usize = 8_192;
@@ -135,19 +135,6 @@ where
         // The caller may have gone (a source that hung up): what was committed stands all the same.
         let _ = reply.send(result);
     }
-}
-
-/// What the writer has done so far, for metrics.
-#[derive(Debug, Default)]
-pub struct CommitStats {
-    /// Transactions committed.
-    pub commits: AtomicU64,
-    /// Jobs in them.
-    pub jobs: AtomicU64,
-    /// Time spent in them, microseconds, syncs included.
-    pub micros: AtomicU64,
-    /// Commits that failed.
-    pub failures: AtomicU64,
 }
 
 /// The way to the writer thread. The thread ends when the last handle is gone.

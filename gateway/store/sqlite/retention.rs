@@ -1,0 +1,88 @@
+//! Forgetting in SQLite: a day is its tables; leads go in small bites.
+
+use super::Sqlite;
+use super::days::{day_before, tables};
+use super::leads::REMEMBER_KEYS_HOURS;
+use super::writer::Tx;
+use crate::store::{Forgotten, StoreError};
+use jiff::{Timestamp, ToSpan as _};
+use rusqlite::params;
+use std::time::Duration;
+
+/// Rows deleted in one commit, so that leads waiting for theirs hardly notice.
+const BITE: usize = 500;
+
+/// Finished leads, oldest first: ids carry their time, so no index on received_at is needed.
+pub(super) const OLDEST: &str = "SELECT id FROM lead WHERE received_at < ?1 AND id < ?2
+       AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.lead = lead.id AND state IN ('queued', 'sending', 'unknown'))
+     ORDER BY id LIMIT ?3";
+
+impl Sqlite {
+    pub(in crate::store) async fn tidy(
+        &self,
+        now: Timestamp,
+        capture: Duration,
+        leads: Duration,
+    ) -> Result<Forgotten, StoreError> {
+        let mut forgotten = Forgotten::default();
+        let tomorrow = now.checked_add(24.hours()).unwrap_or(now);
+        self.commit(move |tx| tx.ensure_day(super::days::day_of(tomorrow))).await?;
+        let (capture_until, leads_until) = (day_before(now, capture), day_before(now, leads));
+        for (prefix, until) in [("exchange", capture_until), ("refusal", capture_until), ("lookup", leads_until)] {
+            forgotten.days += self.commit(move |tx| drop_days(tx, prefix, until)).await?;
+        }
+        let leads_before = now.as_microsecond().saturating_sub(i64::try_from(leads.as_micros()).unwrap_or(i64::MAX));
+        loop {
+            let bitten = self.commit(move |tx| delete_leads(tx, leads_before)).await?;
+            forgotten.leads += bitten;
+            if bitten < BITE {
+                break;
+            }
+        }
+        let keys_before = now.checked_sub(REMEMBER_KEYS_HOURS.hours()).map_or(0, Timestamp::as_microsecond);
+        for (table, column, before) in [("idempotency", "at", keys_before), ("dedupe", "until", now.as_microsecond())] {
+            while self.commit(move |tx| bite(tx, table, column, before)).await? >= BITE {}
+        }
+        Ok(forgotten)
+    }
+}
+
+fn drop_days(tx: &mut Tx<'_>, prefix: &'static str, until: u32) -> rusqlite::Result<usize> {
+    let old: Vec<u32> = tables(tx.connection(), prefix)?.into_iter().filter(|day| *day < until).collect();
+    for day in &old {
+        tx.connection().execute_batch(&format!("DROP TABLE {prefix}_{day}"))?;
+        tx.forget_days();
+    }
+    Ok(old.len())
+}
+
+/// Deletes some of the oldest finished leads with their deliveries and attempts.
+fn delete_leads(tx: &mut Tx<'_>, before: i64) -> rusqlite::Result<usize> {
+    let ids: Vec<[u8; 16]> = tx
+        .statement(OLDEST)?
+        .query_map(params![before, id_bound(before), i64::try_from(BITE).unwrap_or(i64::MAX)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for id in &ids {
+        tx.statement("DELETE FROM attempt WHERE delivery IN (SELECT id FROM delivery WHERE lead = ?1)")?
+            .execute([id])?;
+        tx.statement("DELETE FROM delivery WHERE lead = ?1")?.execute([id])?;
+        tx.statement("DELETE FROM lead WHERE id = ?1")?.execute([id])?;
+    }
+    Ok(ids.len())
+}
+
+/// The least UUIDv7 of a millisecond after `micros`: older leads have lesser ids.
+pub(super) fn id_bound(micros: i64) -> [u8; 16] {
+    let millis = u64::try_from(micros / 1_000 + 1).unwrap_or(0);
+    let mut id = [0; 16];
+    id[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
+    id
+}
+
+fn bite(tx: &mut Tx<'_>, table: &'static str, column: &'static str, before: i64) -> rusqlite::Result<usize> {
+    let (key, join) = if table == "dedupe" { ("hash", "hash") } else { ("(source, key)", "source, key") };
+    tx.statement(&format!(
+        "DELETE FROM {table} WHERE {key} IN (SELECT {join} FROM {table} WHERE {column} <= ?1 LIMIT {BITE})"
+    ))?
+    .execute([before])
+}
