@@ -10,7 +10,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help test tools peers demo audit image
+.PHONY: help test soak tools peers demo audit image
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -25,6 +25,10 @@ test: tools ## format, lints, doc links, every test
 	else \
 		cargo test $(LOCKED); \
 	fi
+
+soak: tools ## a thousand kills: KILLS=… for another number, CRASH_SEED=… to repeat
+	CRASH_KILLS=$${KILLS:-1000} CRASH_SEED=$${CRASH_SEED:-$$RANDOM} cargo test $(LOCKED) --test it -- --nocapture --exact \
+		crash::whenever_a_gateway_on_sqlite_dies_nothing_is_lost_sent_twice_or_beyond_a_limit
 
 # A C compiler builds SQLite, the allocator and the TLS primitives; rustfmt and clippy are not in rustup's minimal
 # profile. Only what is missing is installed, and packages only by root: nobody's machine is changed behind their back.
@@ -45,15 +49,24 @@ tools:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
-# Servers that are not ours, for tests to talk to: nginx, and Python packages at the versions of tests/peers.
+# Servers that are not ours, for tests to talk to: nginx, PostgreSQL, Redis, and Python packages at the versions of
+# tests/peers. Tests start a PostgreSQL of their own: the package is kept from starting one for the machine.
 peers:
 	@missing=""; \
 	command -v curl >/dev/null || missing="curl"; \
+	{ command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="$$missing nginx-light"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			export DEBIAN_FRONTEND=noninteractive; \
+			export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1; \
+			case "$$missing" in *postgresql*) \
+				if [ ! -e /etc/postgresql-common/createcluster.conf ]; then \
+					mkdir -p /etc/postgresql-common; \
+					echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf; \
+				fi;; \
+			esac; \
 			apt-get update </dev/null; \
 			apt-get install -y --no-install-recommends $$missing </dev/null; \
 		else \

@@ -13,6 +13,7 @@ pub use staff::{find_deliveries, redeliver_as};
 pub use views::{Reveal, time};
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
@@ -21,8 +22,9 @@ use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 
 use crate::directory::Network;
 use crate::intake::auth;
@@ -30,6 +32,7 @@ use crate::model::id::{RequestId, SourceId};
 use crate::model::units::{Size, Span};
 use crate::pipeline::Pipeline;
 use crate::web::problem::Problem;
+use crate::web::room::Room;
 use crate::worker::Worker;
 use access::Tokens;
 
@@ -49,8 +52,14 @@ pub struct Api {
     pub body_limit: Size,
     /// How long a client may take to send a body.
     pub body_timeout: Span,
+    /// A stop was asked for: readiness ends, and clients are told to come back on another connection.
+    stopping: AtomicBool,
+    /// Room for bodies.
+    room: Room,
     /// Room for batches.
     batches: leads::batch::Room,
+    /// Bounds the refused posts that are being kept while nobody waits for that.
+    keeping: Arc<Semaphore>,
     /// Idempotency keys that are being worked on.
     in_progress: Mutex<HashSet<(SourceId, String)>>,
 }
@@ -85,9 +94,22 @@ impl Api {
             metrics_here,
             body_limit,
             body_timeout,
+            stopping: AtomicBool::new(false),
+            room: Room::new(body_limit.bytes()),
             batches: leads::batch::Room::default(),
+            keeping: Arc::new(Semaphore::new(leads::refusal::KEPT_BEHIND)),
             in_progress: Mutex::default(),
         }
+    }
+
+    /// Announces the end: `/readyz` says so from now on, and every answer closes its connection.
+    pub fn announce_stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the end was announced.
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// The source whose key came in the headers.
@@ -168,6 +190,9 @@ async fn with_request_id(
     };
     if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    if api.is_stopping() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

@@ -2,28 +2,34 @@
 
 pub mod apply;
 pub mod control;
+mod follow;
+mod join;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 
 use crate::api::access::Tokens;
 use crate::api::{self, Api};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, GateServers, StorePlace};
 use crate::directory::changes::{self, Difference};
 use crate::directory::{Directory, Network, ResourceSet, files};
 use crate::dispatch::target::Egress;
 use crate::dispatch::{DispatchConfig, Dispatcher};
-use crate::gate::Gate;
 use crate::gate::memory::MemoryGate;
-use crate::pipeline::Pipeline;
-use crate::store::Store;
+use crate::gate::{Gate, RedisGate, Servers, Settings};
+use crate::model::secret::SecretText;
+use crate::pipeline::{Pipeline, StoreTruth};
+use crate::store::{Changes, ConnectOptions, Store};
 use crate::telemetry;
 use crate::web::server::{self, Bounds};
 use crate::worker::{Keep, Worker};
@@ -42,6 +48,10 @@ pub struct App {
     pub loaded: Loaded,
     /// One change of the network at a time.
     changing: Mutex<()>,
+    /// Of the network in force.
+    version: Arc<AtomicU64>,
+    /// What the store had counted when it was opened.
+    changes: Changes,
 }
 
 impl std::fmt::Debug for App {
@@ -69,15 +79,16 @@ impl App {
     /// # Errors
     /// When configuration, store or network cannot be used; says what to do.
     pub async fn open(config: Config, clock: Clock) -> anyhow::Result<Self> {
-        if config.gate.url != "memory" {
-            bail!("gate.url: this version has no gate but \"memory\"");
-        }
         let metrics = telemetry::start_metrics();
-        let store = Store::open(&config.store.directory()?)?;
+        let store = open_store(&config).await?;
+        // Before what they count is read: a change in between is found by the first look for one.
+        let changes = store.changes().await?;
         let (set, loaded) = load(&config, &store, &clock).await?;
         let network = Network::compile(&set, None).map_err(|faults| told("the network cannot be used", &faults))?;
-        let gate = Gate::Memory(MemoryGate::new());
-        gate.install(network.gate_rules());
+        let version = Arc::new(AtomicU64::new(0));
+        let gate = gate(&config, &store, &clock, Arc::clone(&version)).await?;
+        let installed = next(&version, &store, changes, &clock);
+        gate.install(network.gate_rules(), installed).await;
         let dispatcher = dispatcher(&config)?;
         let turns: HashMap<_, _> = store.turns().await?.into_iter().collect();
         let tokens = Tokens::new(store.tokens().await?);
@@ -97,10 +108,19 @@ impl App {
             config.server.body_limit,
             config.server.body_timeout,
         );
-        Ok(Self { config, pipeline, worker, api: Arc::new(api), loaded, changing: Mutex::new(()) })
+        Ok(Self { config, pipeline, worker, api: Arc::new(api), loaded, changing: Mutex::new(()), version, changes })
     }
 
-    /// Serves on `listener` until `end` resolves; then takes no more, finishes what is under way, and returns.
+    /// Makes this gateway one of those on its store. Before it serves.
+    ///
+    /// # Errors
+    /// When the store fails, or another gateway there does not go with this one.
+    pub async fn join(&self) -> anyhow::Result<()> {
+        join::join(&self.pipeline.store, self.pipeline.gate.kind() == "memory").await
+    }
+
+    /// Serves on `listener` until `end` resolves; then takes no more, finishes what is under way, and returns. It must have
+    /// joined.
     ///
     /// # Errors
     /// When an address cannot be used or the store cannot be read.
@@ -131,8 +151,19 @@ impl App {
                 .with_context(|| format!("server.metrics_listen {address} cannot be used"))?;
             servers.spawn(server::serve(listener, api::metrics_router(Arc::clone(&self.api)), bounds, until_stop()));
         }
-        let control = control::listen(&self.socket()?)?;
-        servers.spawn(server::serve(control, control::router(Arc::clone(&self)), bounds, until_stop()));
+        // On a database commands need no gateway to change what all of them have.
+        let socket = self.socket()?;
+        if let Some(socket) = &socket {
+            let control = control::listen(socket)?;
+            servers.spawn(server::serve(control, control::router(Arc::clone(&self)), bounds, until_stop()));
+        }
+        self.worker.keep_lease();
+        let following = self.pipeline.store.is_shared().then(|| {
+            // Aborted when it is dropped: at the end of this.
+            let mut following = tokio::task::JoinSet::new();
+            following.spawn(follow::follow(Arc::downgrade(&self), self.changes));
+            following
+        });
 
         tokio::pin!(end);
         let recovered = tokio::select! {
@@ -148,7 +179,17 @@ impl App {
         }
         tracing::info!(queues = found.queues, "ready");
         if recovered.is_some() {
-            end.await;
+            tokio::select! {
+                () = &mut end => {}
+                // It ends only when it is told to. A gateway that nobody can reach must not look alive.
+                _ = servers.join_next() => bail!("a server broke off, by a fault of the gateway's own; start it again"),
+            }
+        }
+        self.api.announce_stop();
+        let notice = self.config.server.stop_notice.0;
+        if !notice.is_zero() {
+            tracing::info!("stopping: taking posts for {notice:?} more, so that others can be asked in time");
+            tokio::time::sleep(notice).await;
         }
         tracing::info!("stopping: taking no more posts, finishing what is under way");
         stop.send_replace(true);
@@ -158,14 +199,82 @@ impl App {
                 "some attempts were still open when the drain time was over; the next start finds them as unknown"
             );
         }
-        let _ = std::fs::remove_file(self.socket()?);
+        self.pipeline.gate.flush().await;
+        drop(following);
+        if let Some(socket) = socket {
+            let _ = std::fs::remove_file(socket);
+        }
         Ok(())
     }
 
-    /// Where commands talk to a running gateway.
-    fn socket(&self) -> anyhow::Result<PathBuf> {
-        Ok(control::socket(&self.config.store.directory()?))
+    /// Where commands talk to a running gateway, if they do.
+    fn socket(&self) -> anyhow::Result<Option<PathBuf>> {
+        Ok(match self.config.store.place()? {
+            StorePlace::Directory(directory) => Some(control::socket(&directory)),
+            StorePlace::Database(_) => None,
+        })
     }
+}
+
+/// The store, as configured.
+///
+/// # Errors
+/// When it cannot be used; says what to do.
+pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    Ok(match config.store.place()? {
+        StorePlace::Directory(directory) => Store::open(&directory)?,
+        StorePlace::Database(url) => Store::connect(&url, &ConnectOptions::default()).await?,
+    })
+}
+
+/// The gate, as configured.
+async fn gate(config: &Config, store: &Store, clock: &Clock, version: Arc<AtomicU64>) -> anyhow::Result<Gate> {
+    let Some(servers) = config.gate.servers()? else { return Ok(Gate::Memory(MemoryGate::new())) };
+    let config = &config.gate;
+    let ca_pem = match &config.ca {
+        Some(path) => Some(std::fs::read(path).with_context(|| format!("gate.ca: {} cannot be read", path.display()))?),
+        None => None,
+    };
+    let secret = |key: &'static str, text: &Option<SecretText>| {
+        let value = text.as_ref().map(SecretText::resolve).transpose();
+        value.map(|value| value.map(SecretString::from)).with_context(|| format!("{key} cannot be used"))
+    };
+    let password = secret("gate.password", &config.password)?;
+    let servers = match servers {
+        GateServers::One(url) => Servers::One(url),
+        GateServers::Cluster(nodes) => Servers::Cluster(nodes),
+        GateServers::Sentinel(sentinel) => Servers::Sentinel {
+            service: sentinel.service,
+            nodes: sentinel.nodes,
+            login: (sentinel.username, secret("gate.sentinel.password", &sentinel.password)?),
+        },
+    };
+    let settings = Settings {
+        servers,
+        username: config.username.clone(),
+        password,
+        ca_pem,
+        prefix: config.prefix.clone(),
+        call_timeout: config.call_timeout.0,
+        reconcile_every: COMPARE_EVERY,
+    };
+    let truth = Arc::new(StoreTruth::new(store.clone(), version));
+    Ok(Gate::Redis(Box::new(RedisGate::open(settings, truth, clock.clone()).await?)))
+}
+
+/// How often a shared gate's counters are compared with the store.
+const COMPARE_EVERY: Duration = Duration::from_secs(30);
+
+/// The version of a network that is put in force here: what the store counts, where several gateways must agree; otherwise
+/// one greater than every one before, over restarts too.
+fn next(version: &AtomicU64, store: &Store, changes: Changes, clock: &Clock) -> u64 {
+    if store.is_shared() {
+        version.store(changes.network, Ordering::Release);
+        return changes.network;
+    }
+    let now = u64::try_from(clock.now().as_microsecond()).unwrap_or(0);
+    let greater = |before: u64| Some(now.max(before + 1));
+    version.fetch_update(Ordering::AcqRel, Ordering::Acquire, greater).map_or(now, |before| now.max(before + 1))
 }
 
 /// What sends requests, as configured.
@@ -190,8 +299,11 @@ async fn load(config: &Config, store: &Store, clock: &Clock) -> anyhow::Result<(
         // Compiled before they are stored, so that a first start with faults leaves nothing behind.
         Network::compile(&set, None).map_err(|faults| told("the network's files cannot be used", &faults))?;
         let all = changes::differences(&[], &set).into_iter().map(Difference::into_change).collect();
-        store.apply(all, "first start".to_owned(), clock.now()).await?;
-        return Ok((set, Loaded { first: true, ..Loaded::default() }));
+        if store.apply(all, "first start".to_owned(), clock.now()).await? {
+            return Ok((set, Loaded { first: true, ..Loaded::default() }));
+        }
+        // Another gateway was first in the same moment.
+        return Box::pin(load(config, store, clock)).await;
     }
     let set =
         ResourceSet::from_records(&records).map_err(|faults| told("the stored network cannot be read", &faults))?;

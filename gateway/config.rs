@@ -51,6 +51,8 @@ pub struct Server {
     pub body_timeout: Span,
     /// Connections at the same time.
     pub connections: usize,
+    /// How long a stop is announced before connections are refused.
+    pub stop_notice: Span,
     /// How long a stop waits for requests and attempts under way.
     pub drain_timeout: Span,
 }
@@ -64,6 +66,7 @@ impl Default for Server {
             header_timeout: Span::seconds(10),
             body_timeout: Span::seconds(30),
             connections: 10_000,
+            stop_notice: Span::seconds(0),
             drain_timeout: Span::seconds(30),
         }
     }
@@ -73,8 +76,26 @@ impl Default for Server {
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// `sqlite:DIRECTORY`.
+    /// `sqlite:DIRECTORY`, or `postgres://…`, which may be `env:NAME` or `file:PATH`.
     pub url: String,
+}
+
+/// Which store that is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StorePlace {
+    /// The embedded one, in a directory.
+    Directory(PathBuf),
+    /// A database of PostgreSQL, by its URL: hold it for connecting only, it may have a password.
+    Database(String),
+}
+
+impl std::fmt::Debug for StorePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "Directory({})", directory.display()),
+            Self::Database(url) => write!(f, "Database({})", without_password(url)),
+        }
+    }
 }
 
 impl Default for StoreConfig {
@@ -83,28 +104,44 @@ impl Default for StoreConfig {
     }
 }
 
+/// Where the store is, for people: without a password.
+impl std::fmt::Display for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&without_password(&self.url))
+    }
+}
+
 impl std::fmt::Debug for StoreConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StoreConfig({})", without_password(&self.url))
+        write!(f, "StoreConfig({self})")
     }
 }
 
 impl StoreConfig {
-    /// The embedded store's directory.
+    /// Which store it is.
     ///
     /// # Errors
-    /// When the URL names a store that this version does not have.
-    pub fn directory(&self) -> Result<PathBuf, ConfigError> {
-        match self.url.strip_prefix("sqlite:") {
-            Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-            _ => Err(ConfigError::Value {
-                key: "store.url",
-                why: format!(
-                    "`{}` is not a store this version has; write sqlite:DIRECTORY",
-                    without_password(&self.url)
-                ),
-            }),
+    /// When the URL names a store that this version does not have, or a variable or file that is not there.
+    pub fn place(&self) -> Result<StorePlace, ConfigError> {
+        let fault = |why: String| ConfigError::Value { key: "store.url", why };
+        let text = SecretText(self.url.clone());
+        let url = if text.is_reference() {
+            text.resolve().map_err(|error| fault(error.to_string()))?
+        } else {
+            self.url.clone()
+        };
+        match url.strip_prefix("sqlite:") {
+            Some(path) if !path.is_empty() => return Ok(StorePlace::Directory(PathBuf::from(path))),
+            _ => {}
         }
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(StorePlace::Database(url));
+        }
+        // What a variable or a file holds is not shown.
+        let shown = if text.is_reference() { self.url.clone() } else { without_password(&url) };
+        Err(fault(format!(
+            "`{shown}` is not a store this version has; write sqlite:DIRECTORY, or postgres://USER@HOST/DATABASE"
+        )))
     }
 }
 
@@ -112,20 +149,174 @@ impl StoreConfig {
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GateConfig {
-    /// `memory`.
+    /// `memory`, or one server: `redis://` or `rediss://`.
     pub url: String,
+    /// Sentinels, instead of `url`.
+    pub sentinel: Option<SentinelConfig>,
+    /// Nodes of a cluster, instead of `url`.
+    pub cluster: Vec<String>,
+    /// The ACL user.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<SecretText>,
+    /// A PEM file of certificate authorities to trust besides the machine's.
+    pub ca: Option<PathBuf>,
+    /// What every key begins with.
+    pub prefix: String,
+    /// How long an answer may take.
+    pub call_timeout: Span,
+}
+
+/// `[gate] sentinel`
+#[derive(Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SentinelConfig {
+    /// What the sentinels call the master.
+    pub service: String,
+    /// Their addresses.
+    pub nodes: Vec<String>,
+    /// Their own ACL user.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<SecretText>,
+}
+
+/// The Redis servers of the gate, checked; URLs.
+#[derive(Clone, PartialEq)]
+pub enum GateServers {
+    /// One server.
+    One(String),
+    /// Sentinels.
+    Sentinel(SentinelConfig),
+    /// Nodes of a cluster.
+    Cluster(Vec<String>),
 }
 
 impl Default for GateConfig {
     fn default() -> Self {
-        Self { url: "memory".to_owned() }
+        Self {
+            url: "memory".to_owned(),
+            sentinel: None,
+            cluster: Vec::new(),
+            username: None,
+            password: None,
+            ca: None,
+            prefix: "lead-gateway".to_owned(),
+            call_timeout: Span(std::time::Duration::from_millis(250)),
+        }
     }
 }
 
 impl std::fmt::Debug for GateConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "GateConfig({})", without_password(&self.url))
+        write!(f, "GateConfig({self})")
     }
+}
+
+impl std::fmt::Debug for SentinelConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nodes: Vec<&str> = self.nodes.iter().map(|node| host_of(node)).collect();
+        write!(f, "SentinelConfig({} at {})", self.service, nodes.join(", "))
+    }
+}
+
+impl std::fmt::Debug for GateServers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::One(url) => f.write_str(host_of(url)),
+            Self::Sentinel(sentinel) => sentinel.fmt(f),
+            Self::Cluster(nodes) => f.debug_list().entries(nodes.iter().map(|node| host_of(node))).finish(),
+        }
+    }
+}
+
+/// Where the gate is, for people: without passwords.
+impl std::fmt::Display for GateConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |nodes: &[String]| nodes.iter().map(|node| host_of(node)).collect::<Vec<_>>().join(", ");
+        match &self.sentinel {
+            Some(sentinel) => write!(f, "redis {} by sentinels {}", sentinel.service, list(&sentinel.nodes)),
+            None if !self.cluster.is_empty() => write!(f, "redis cluster {}", list(&self.cluster)),
+            None => f.write_str(&without_password(&self.url)),
+        }
+    }
+}
+
+/// A node's address without what stands before an `@`.
+fn host_of(node: &str) -> &str {
+    node.rsplit('@').next().unwrap_or_default()
+}
+
+impl GateConfig {
+    /// The servers, or `None` for a gate in memory.
+    ///
+    /// # Errors
+    /// When the keys contradict each other, or an address is none.
+    pub fn servers(&self) -> Result<Option<GateServers>, ConfigError> {
+        let wrong = |key: &'static str, why: &str| Err(ConfigError::Value { key, why: why.to_owned() });
+        let in_memory = self.url == "memory";
+        let ways =
+            usize::from(!in_memory) + usize::from(self.sentinel.is_some()) + usize::from(!self.cluster.is_empty());
+        if ways > 1 {
+            return wrong("gate", "write one of `url`, `sentinel` and `cluster`, and leave the others out");
+        }
+        if ways == 0 {
+            if self.username.is_some() || self.password.is_some() || self.ca.is_some() {
+                return wrong("gate.url", "`username`, `password` and `ca` are for Redis; write redis://HOST:PORT");
+            }
+            return Ok(None);
+        }
+        if self.prefix.is_empty() || self.prefix.contains(['{', '}', ' ']) {
+            return wrong("gate.prefix", "write some letters, without spaces and braces");
+        }
+        if self.call_timeout.0.is_zero() {
+            return wrong("gate.call_timeout", "write at least 1ms");
+        }
+        if let Some(sentinel) = &self.sentinel {
+            if sentinel.service.is_empty() || sentinel.nodes.is_empty() {
+                let how = "write { service = \"mymaster\", nodes = [\"redis://HOST:26379\", …] }";
+                return wrong("gate.sentinel", how);
+            }
+            let nodes = nodes("gate.sentinel", &sentinel.nodes)?;
+            return Ok(Some(GateServers::Sentinel(SentinelConfig { nodes, ..sentinel.clone() })));
+        }
+        if !self.cluster.is_empty() {
+            return nodes("gate.cluster", &self.cluster).map(|nodes| Some(GateServers::Cluster(nodes)));
+        }
+        match scheme(&self.url) {
+            Some(_) => Ok(Some(GateServers::One(self.url.clone()))),
+            None => Err(ConfigError::Value {
+                key: "gate.url",
+                why: format!(
+                    "`{}` is not a gate this version has; write memory, redis://HOST:PORT or, for TLS, rediss://HOST:PORT",
+                    without_password(&self.url)
+                ),
+            }),
+        }
+    }
+}
+
+/// The scheme of an address of Redis that has a host.
+fn scheme(url: &str) -> Option<&str> {
+    let parsed = url::Url::parse(url).ok()?;
+    let scheme = ["redis", "rediss"].into_iter().find(|scheme| *scheme == parsed.scheme())?;
+    parsed.has_host().then(|| url.get(..scheme.len())).flatten()
+}
+
+/// Addresses of one kind, `HOST:PORT` standing for `redis://HOST:PORT`.
+fn nodes(key: &'static str, written: &[String]) -> Result<Vec<String>, ConfigError> {
+    let whole = |node: &String| if node.contains("://") { node.clone() } else { format!("redis://{node}") };
+    let nodes: Vec<String> = written.iter().map(whole).collect();
+    if let Some(wrong) = nodes.iter().find(|node| scheme(node).is_none()) {
+        return Err(ConfigError::Value {
+            key,
+            why: format!("`{}` is not an address; write HOST:PORT or, for TLS, rediss://HOST:PORT", host_of(wrong)),
+        });
+    }
+    if nodes.iter().any(|node| scheme(node) != nodes.first().and_then(|first| scheme(first))) {
+        return Err(ConfigError::Value { key, why: "some nodes have TLS and others not; write all alike".to_owned() });
+    }
+    Ok(nodes)
 }
 
 /// `[network]`

@@ -19,6 +19,7 @@ pub mod worker;
 // What it works with.
 pub mod clock;
 pub mod directory;
+pub mod failpoint;
 pub mod model;
 pub mod pace;
 

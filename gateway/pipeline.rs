@@ -19,12 +19,14 @@ mod outcomes;
 mod plan;
 mod send;
 mod staff;
+mod truth;
 
 pub use authorise::Authorisation;
 pub use lane::{Lane, Lanes, Permit};
 pub use outcomes::{Outcome, Outcomes, Waiting};
 pub use send::{deliver, masked, request_for};
 pub use staff::{ActFault, RedeliverLimits};
+pub use truth::StoreTruth;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -37,13 +39,14 @@ use crate::clock::{self, Clock};
 use crate::directory::{CampaignEntry, ContractEntry, Directory, SourceEntry};
 use crate::dispatch::Dispatcher;
 pub use crate::dispatch::token::TokenExchange;
-use crate::gate::{AsOf, Gate, Ticket};
+use crate::failpoint;
+use crate::gate::{Gate, Ticket};
 use crate::model::contract::OnUnknown;
 use crate::model::delivery::{Class, Delivery, DeliveryState, Judgement, Verdict};
 use crate::model::exchange::{Outgoing, Sent, Timings};
 use crate::model::id::{ContractId, DeliveryId, PartnerId};
 use crate::model::lead::{Lead, LeadReason, LeadStatus};
-use crate::model::limit::{Place, PlaceKey};
+use crate::model::limit::PlaceKey;
 use crate::store::{
     Accept, Accepted, AttemptEnd, Change, DedupeKey, DeliveryRecord, ExchangeRecord, Granted, IdempotencyKey, Queued,
     StartAttempt, Store, StoreError,
@@ -223,6 +226,7 @@ impl Pipeline {
             body: posted.body,
             request: posted.request,
         };
+        failpoint::pass("accept.before");
         let began = clock::instant();
         let outcome = self.store.accept(accept).await;
         telemetry::stage("accept_commit", began.elapsed());
@@ -231,6 +235,7 @@ impl Pipeline {
         }
         let accepted = outcome?;
         if accepted == Accepted::Stored {
+            failpoint::pass("accept.committed");
             self.announce(&posted.lead, &plan);
             return Ok(Receipt { accepted, status: plan.status, reason: plan.reason });
         }
@@ -278,18 +283,22 @@ impl Pipeline {
 
         let began = clock::instant();
         let started_at = self.clock.now();
+        outgoing.must_be_sent_before(self.store.send_before());
+        if outgoing.send_before.is_some_and(|before| before <= began) {
+            self.not_started(entry, ticket, permit, &[]).await;
+            return Err(StoreError::NoLease);
+        }
         if started_at >= ticket.valid_until {
             // A period or the hours ended while it was being rendered.
             self.not_started(entry, ticket, permit, &[]).await;
             return Ok(Attempted::BackToGate);
         }
+        failpoint::pass("attempt.ticket");
         // What does not count toward `give_up_after` is the time held since the first attempt.
         let held_ms = if number == 1 { 0 } else { record.held_ms + u64::try_from(held.as_millis()).unwrap_or(0) };
         match self.start(&record.delivery, number, started_at, entry, ticket, held_ms).await {
             Ok(Granted::Go(earlier)) => {
-                if let Err(unavailable) = self.gate.made(ticket).await {
-                    tracing::warn!(gate.error = %unavailable, "the gate could not be told of an attempt yet");
-                }
+                self.gate.made(ticket);
                 self.give_back(&record.delivery.partner, earlier).await;
             }
             Ok(Granted::Full(counts)) => {
@@ -311,6 +320,7 @@ impl Pipeline {
         }
 
         telemetry::stage("attempt_commit", began.elapsed());
+        failpoint::pass("attempt.committed");
 
         let began = clock::instant();
         let (outgoing, sent) = match &authorisation.fault {
@@ -320,6 +330,7 @@ impl Pipeline {
         };
         let took = began.elapsed();
         telemetry::stage("dispatch", took);
+        failpoint::pass("dispatch.replied");
         let redactor = Redactor::new(&outgoing.secrets);
         let (sent, mut judgement) = judge(entry, sent, self.clock.now()).await;
         let at_once = authorisation.refused(entry, &sent.result, &mut judgement).await;
@@ -331,6 +342,7 @@ impl Pipeline {
         let began = clock::instant();
         self.record(record.delivery, started_at, held_ms, entry, judgement, ended, at_once).await;
         telemetry::stage("completion_commit", began.elapsed());
+        failpoint::pass("completion.told");
         Ok(Attempted::Done)
     }
 
@@ -381,9 +393,7 @@ impl Pipeline {
         match record.delivery.state {
             DeliveryState::Sending => self.lost_attempt(record).await,
             DeliveryState::Queued if record.delivery.due_at == queued.due_at => {
-                if let Err(unavailable) = self.gate.hand_back(ticket, &[]).await {
-                    tracing::warn!(gate.error = %unavailable, "a ticket could not be handed back to the gate yet");
-                }
+                self.gate.hand_back(ticket, &[]);
                 let why = "the gateway failed while preparing it; its log says how".to_owned();
                 let change = decide::after_render_failure(why, record.delivery.had_unknown);
                 self.conclude(&record.delivery, DeliveryState::Queued, Conclusion::of(change)).await.map(drop)
@@ -446,9 +456,7 @@ impl Pipeline {
         counts: &[(PlaceKey, u64)],
     ) {
         permit.unused(self.clock.now());
-        if let Err(unavailable) = self.gate.hand_back(ticket, counts).await {
-            tracing::warn!(gate.error = %unavailable, "a ticket could not be handed back to the gate yet");
-        }
+        self.gate.hand_back(ticket, counts);
         if let Some(queues) = self.queues() {
             queues.freed(&entry.contract.partner);
         }
@@ -460,20 +468,6 @@ impl Pipeline {
     /// When the store cannot be read.
     pub async fn places_of(&self, delivery: DeliveryId) -> Result<Vec<PlaceKey>, StoreError> {
         Ok(self.store.delivery(delivery).await?.map(|record| record.places).unwrap_or_default())
-    }
-
-    /// Gives places back to the gate. One that cannot be told is corrected by its reconciliation.
-    pub(crate) async fn settle(&self, places: &[Place]) {
-        if let Err(unavailable) = self.gate.settle(places, true).await {
-            tracing::warn!(gate.error = %unavailable, "places could not be given back to the gate yet");
-        }
-    }
-
-    /// Tells the gate what the store really holds, asked after `as_of`.
-    pub(crate) async fn reconcile(&self, counts: &[(PlaceKey, u64)], as_of: AsOf) {
-        if let Err(unavailable) = self.gate.reconcile(counts, as_of).await {
-            tracing::warn!(gate.error = %unavailable, "the gate could not be reconciled yet");
-        }
     }
 
     /// The delivery and its lead, if it still waits.

@@ -170,7 +170,7 @@ impl Renderer {
         };
         let Request { url, headers, body } = request;
         let http_method = if self.method == Method::Get { "GET" } else { "POST" };
-        Ok(Outgoing { http_method, url, headers, body, masked, secrets, backup: None })
+        Ok(Outgoing { http_method, url, headers, body, masked, secrets, backup: None, send_before: None })
     }
 
     /// Renders a plain lead, a hostile one and one with required fields only, as `gateway check` does, and says what

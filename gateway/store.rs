@@ -13,6 +13,7 @@ macro_rules! on_engine {
     ($store:expr, $db:ident => $ask:expr) => {
         match &*$store.0 {
             $crate::store::Engine::Sqlite($db) => $ask,
+            $crate::store::Engine::Postgres($db) => $ask,
         }
     };
 }
@@ -20,9 +21,14 @@ macro_rules! on_engine {
 mod accept;
 mod attempt;
 mod audit;
+mod days;
 mod deliveries;
+mod fleet;
+mod hashes;
+mod health;
 mod leads;
 mod places;
+mod postgres;
 mod recovery;
 mod refusals;
 mod resources;
@@ -35,10 +41,12 @@ pub use accept::{Accept, Accepted, DedupeKey, IdempotencyKey, NewDelivery};
 pub use attempt::{Granted, StartAttempt};
 pub use audit::Audit;
 pub use deliveries::{AttemptRecord, DeliveryRecord, ExchangeRecord, Head, Message};
+pub use fleet::{HEARTBEAT_EVERY, Heartbeat, Joined, Newcomer};
+pub use health::Trouble;
 pub use leads::{LeadRecord, Remembered, Standings};
 pub use recovery::{QueueKey, Queued};
 pub use refusals::RefusalRecord;
-pub use resources::{Kind, PausedKind, ResourceChange, ResourceRecord, TokenRecord};
+pub use resources::{Changes, Kind, PausedKind, ResourceChange, ResourceRecord, TokenRecord};
 pub use retention::Forgotten;
 pub use search::{DeliverySearch, LeadSearch, Page, RefusalSearch};
 pub use step::{AttemptEnd, Change, LeadStep, Step, Stepped};
@@ -47,22 +55,45 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use uuid::Uuid;
+
+use postgres::Postgres;
 use sqlite::Sqlite;
 
 /// The durable side of the gateway. Cheap to clone.
 #[derive(Clone)]
 pub struct Store(Arc<Engine>);
 
+/// How a gateway works with a database server.
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    /// What the server shows of this gateway among its sessions.
+    pub name: String,
+    /// Sessions for reading, beside those of the writer.
+    pub readers: usize,
+    /// The incarnation that it goes on as; a new one where there is none.
+    pub incarnation: Option<Uuid>,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self { name: "gateway".to_owned(), readers: 8, incarnation: None }
+    }
+}
+
 /// What keeps it all.
 enum Engine {
     /// A data directory, for a single gateway.
     Sqlite(Sqlite),
+    /// A database server, for several.
+    Postgres(Postgres),
 }
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &*self.0 {
             Engine::Sqlite(db) => write!(f, "Store({})", db.directory().display()),
+            Engine::Postgres(db) => write!(f, "Store({})", db.address()),
         }
     }
 }
@@ -76,10 +107,26 @@ impl Store {
         Ok(Self(Arc::new(Engine::Sqlite(Sqlite::open(directory)?))))
     }
 
+    /// Connects to a PostgreSQL database, which any number of gateways may share, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// When the URL cannot be read, the server cannot be reached or may lose what it commits, or the schema belongs to a
+    /// newer gateway.
+    pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Self, StoreError> {
+        Ok(Self(Arc::new(Engine::Postgres(Postgres::connect(url, options).await?))))
+    }
+
     /// Whether another process has the embedded store in `directory` open.
     #[must_use]
     pub fn is_in_use(directory: &Path) -> bool {
         Sqlite::is_in_use(directory)
+    }
+
+    fn fleet(&self) -> Option<&fleet::Fleet> {
+        match &*self.0 {
+            Engine::Sqlite(_) => None,
+            Engine::Postgres(db) => Some(&db.fleet),
+        }
     }
 
     /// What the writer has done so far.
@@ -114,7 +161,7 @@ pub enum StoreError {
     /// The directory cannot be used.
     #[error("the store in {directory} cannot be opened: {why}")]
     Open {
-        /// The data directory.
+        /// The data directory, or the database's address.
         directory: String,
         /// What went wrong, and what to do.
         why: String,
@@ -125,6 +172,9 @@ pub enum StoreError {
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
+    /// This gateway's lease has ended: what waits here may be another's by now, so nothing is sent.
+    #[error("this gateway's lease on its deliveries has ended; it waits until the store renews it")]
+    NoLease,
     /// A read or write failed.
     #[error("the store failed: {0}")]
     Failed(String),

@@ -69,12 +69,20 @@ fn describe() {
     describe_gauge!("gateway_queue_depth", "Deliveries waiting at a contract");
     describe_gauge!("gateway_queue_oldest_seconds", "Age of the oldest ready delivery at a contract");
     describe_gauge!("gateway_unknown_deliveries", "Deliveries whose outcome a person must decide");
+    describe_gauge!("gateway_gate_up", "1 while what the gate counts in answers; 0: the store alone keeps the limits");
     describe_gauge!("gateway_breaker_open", "1 while a contract's breaker is open");
+    describe_gauge!("gateway_fleet_gateways", "Gateways that live on the same store, this one included");
     describe_counter!("gateway_store_commits_total", "Commits of the store");
     describe_counter!("gateway_store_commit_jobs_total", "Writes in those commits");
     describe_counter!("gateway_store_commit_microseconds_total", "Time spent in them, syncs included");
     describe_counter!("gateway_store_commit_failures_total", "Commits that failed");
+    describe_gauge!("gateway_store_trouble", "1 while the store takes no writes");
     describe_gauge!("gateway_store_bytes", "The store's size on disk");
+}
+
+/// Whether the store takes no writes now.
+pub fn store_trouble(trouble: bool) {
+    gauge!("gateway_store_trouble").set(if trouble { 1.0 } else { 0.0 });
 }
 
 /// A post was answered.
@@ -122,6 +130,17 @@ pub fn queue(contract: &str, depth: Option<u64>, oldest: Option<Timestamp>, now:
 #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
 pub fn unknown(deliveries: u64) {
     gauge!("gateway_unknown_deliveries").set(deliveries as f64);
+}
+
+/// How many gateways share the work.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+pub fn gateways(living: usize) {
+    gauge!("gateway_fleet_gateways").set(living as f64);
+}
+
+/// Whether what the gate counts in answers.
+pub fn gate(up: bool) {
+    gauge!("gateway_gate_up").set(if up { 1.0 } else { 0.0 });
 }
 
 /// Whether a contract's breaker is open.

@@ -1,4 +1,5 @@
 //! What the faces share: the HTTP server, and how errors are answered.
 
 pub mod problem;
+pub mod room;
 pub mod server;

@@ -1,7 +1,9 @@
 //! Drives the pipeline: a queue and a runner for each contract, so that one slow partner costs the others nothing;
 //! recovery at start; housekeeping; drain at the end.
 
+mod fleet;
 mod housekeeping;
+mod keeper;
 mod queue;
 mod recovery;
 mod runner;
@@ -11,7 +13,7 @@ pub use queue::QueueView;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,6 +30,11 @@ use window::{Fresh, Item};
 /// Leads that may wait in memory, all contracts together.
 const FRESH_LEADS: usize = 20_000;
 
+/// Pause between two tries to recover while the store fails.
+const RECOVER_AGAIN: Duration = Duration::from_millis(500);
+/// Pause before a task that broke off begins anew.
+const BEGIN_ANEW: Duration = Duration::from_secs(1);
+
 /// The worker. One per process; cheap to clone.
 #[derive(Clone)]
 pub struct Worker(Arc<Inner>);
@@ -41,6 +48,8 @@ struct Inner {
     /// Leads are taken, and nothing moves: see [`Worker::stand_by`].
     standing_by: AtomicBool,
     keep: Keep,
+    /// What keeps the lease, on a store with several gateways.
+    lease: Mutex<Option<tokio::task::AbortHandle>>,
     /// Bounds the leads that wait in memory; beyond it they are read again when their turn comes.
     fresh: Arc<Semaphore>,
 }
@@ -72,20 +81,38 @@ impl Worker {
             ready: watch::Sender::new(false),
             standing_by: AtomicBool::new(false),
             keep,
+            lease: Mutex::default(),
             fresh: Arc::new(Semaphore::new(FRESH_LEADS)),
         });
         inner.pipeline.connect(Arc::new(Handle(Arc::downgrade(&inner))));
         Self(inner)
     }
 
-    /// Finds everything unfinished and carries on with it; then keeps house until the drain.
+    /// Finds everything unfinished and carries on with it; then keeps house until the drain. A store that fails is tried
+    /// again for as long as it takes.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// When the store was closed meanwhile.
     pub async fn recover(&self) -> Result<recovery::Found, StoreError> {
-        let found = recovery::recover(&self.0).await?;
-        self.0.ready.send_replace(true);
-        self.0.tasks.spawn(housekeeping::keep_house(Arc::downgrade(&self.0), self.0.stop.subscribe()));
+        let inner = &self.0;
+        let (weak, stop) = (Arc::downgrade(inner), inner.stop.subscribe());
+        inner.for_good("keeper", move || keeper::look_after(weak.clone(), stop.clone()));
+        let mut told = false;
+        let found = loop {
+            match recovery::recover(inner).await {
+                Ok(found) => break found,
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                Err(error) if told => tracing::debug!(store.error = %error, "recovery waits for the store"),
+                Err(error) => {
+                    tracing::error!(store.error = %error, "recovery waits for the store, and goes on with it");
+                }
+            }
+            told = true;
+            tokio::time::sleep(RECOVER_AGAIN).await;
+        };
+        inner.ready.send_replace(true);
+        let (weak, stop) = (Arc::downgrade(inner), inner.stop.subscribe());
+        inner.for_good("housekeeping", move || housekeeping::keep_house(weak.clone(), stop.clone()));
         Ok(found)
     }
 
@@ -113,11 +140,27 @@ impl Worker {
         matches!(waited, Ok(Ok(_)))
     }
 
-    /// Stops starting attempts and waits for those under way, at most `within`; returns whether all ended.
+    /// Keeps this gateway's lease, from its joining until its drain is over.
+    pub fn keep_lease(&self) {
+        if self.0.pipeline.store.is_shared() {
+            let lease = tokio::spawn(fleet::keep_lease(Arc::downgrade(&self.0)));
+            *self.0.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.abort_handle());
+        }
+    }
+
+    /// Stops starting attempts and waits for those under way, at most `within`; returns whether all ended. What still
+    /// waits is then left to the other gateways.
     pub async fn drain(&self, within: Duration) -> bool {
         self.0.stop.send_replace(true);
         self.0.tasks.close();
-        tokio::time::timeout(within, self.0.tasks.wait()).await.is_ok()
+        let ended = tokio::time::timeout(within, self.0.tasks.wait()).await.is_ok();
+        if let Some(lease) = self.0.lease.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            lease.abort();
+        }
+        if let Err(error) = self.0.pipeline.store.leave().await {
+            tracing::warn!(store.error = %error, "the lease could not be given up; it ends by itself");
+        }
+        ended
     }
 
     /// What waits at each contract, for staff and metrics.
@@ -143,26 +186,44 @@ impl Inner {
         let mut queues = self.queues.write().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.entry(contract.clone()).or_insert_with(|| {
             let queue = Arc::new(Queue::new(contract.clone(), more));
-            let runner = runner::Runner::new(
-                Arc::clone(&queue),
-                Arc::clone(&self.pipeline),
-                self.tasks.clone(),
-                self.stop.subscribe(),
-            );
-            // Not before recovery has found every attempt that was open: what a runner starts is none of those.
-            let (mut ready, mut stop) = (self.ready.subscribe(), self.stop.subscribe());
-            self.tasks.spawn(async move {
-                let go = tokio::select! {
-                    ready = ready.wait_for(|ready| *ready) => ready.is_ok(),
-                    _ = stop.wait_for(|stop| *stop) => false,
-                };
-                if go {
-                    runner.run().await;
+            let (waiting, pipeline, tasks) = (Arc::clone(&queue), Arc::clone(&self.pipeline), self.tasks.clone());
+            let (ready, stop) = (self.ready.subscribe(), self.stop.subscribe());
+            self.for_good("runner", move || {
+                let (queue, pipeline, tasks) = (Arc::clone(&waiting), Arc::clone(&pipeline), tasks.clone());
+                let runner = runner::Runner::new(queue, pipeline, tasks, stop.clone());
+                // Not before recovery has found every attempt that was open: what a runner starts is none of those.
+                let (mut ready, mut stop) = (ready.clone(), stop.clone());
+                async move {
+                    let go = tokio::select! {
+                        ready = ready.wait_for(|ready| *ready) => ready.is_ok(),
+                        _ = stop.wait_for(|stop| *stop) => false,
+                    };
+                    if go {
+                        runner.run().await;
+                    }
                 }
             });
             queue
         });
         Arc::clone(queue)
+    }
+
+    /// Runs a task that must not end before the drain: where it breaks off, it begins anew.
+    fn for_good<F, R>(&self, what: &'static str, begin: F)
+    where
+        F: Fn() -> R + Send + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let mut stop = self.stop.subscribe();
+        self.tasks.spawn(async move {
+            while tokio::spawn(begin()).await.is_err() {
+                tracing::error!(task = what, "a task broke off, by a fault of the gateway's own; it begins anew");
+                tokio::select! {
+                    () = tokio::time::sleep(BEGIN_ANEW) => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                }
+            }
+        });
     }
 }
 

@@ -3,8 +3,8 @@
 
 mod accept;
 pub(super) mod batch;
-mod body;
-mod refusal;
+pub(super) mod body;
+pub(super) mod refusal;
 
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use crate::model::id::{CampaignId, RequestId};
 use crate::store::IdempotencyKey;
 use crate::telemetry;
 use crate::web::problem::Problem;
+use crate::web::room;
 use crate::web::server::Client;
 use accept::{Incoming, Read, accept, header_text, whole_seconds};
 use body::Received;
@@ -44,13 +45,24 @@ pub(super) async fn post(
     ConnectInfo(client): ConnectInfo<Client>,
     Extension(request): Extension<RequestId>,
     headers: HeaderMap,
-    body: Body,
+    mut body: Body,
 ) -> Answer {
-    let received = body::receive(body, &api, api.body_limit, "a lead's body", usize::MAX).await;
     let arrival = Arrival { request, campaign, call: "leads", headers, query, client };
+    let known = authenticate(&api.pipeline.directory.network(), &arrival, None).is_some();
+    if !known && auth::credential(&arrival.headers, arrival.query.as_deref()).is_some() {
+        // Whatever is in the body: the key that counts is wrong.
+        body::read_off(&mut body).await;
+        return Err(unauthorized());
+    }
+    let room = api.room.enter(if known { room::From::Known } else { room::From::Stranger });
+    let received = body::receive(body, &api, Some(room), api.body_limit, "a lead's body", usize::MAX).await;
+    // As it is now: the body may have taken its time.
     let network = api.pipeline.directory.network();
-
-    let Some(source) = authenticate(&network, &arrival, Some(&received)) else { return Err(unauthorized()) };
+    let Some(source) = authenticate(&network, &arrival, Some(&received)) else {
+        // A key may be in what found no room.
+        let no_room = received.incomplete.filter(|problem| problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16());
+        return Err(no_room.unwrap_or_else(unauthorized));
+    };
     let started = crate::clock::instant();
     let answer = take(&api, &network, &source, &arrival, &received).await;
     telemetry::stage("intake", started.elapsed());
@@ -95,7 +107,7 @@ pub(super) async fn take_row(
         query: Some(if test { "wait=0&test=true" } else { "wait=0" }.to_owned()),
         client: Client(None),
     };
-    let received = Received { bytes: row.form.clone().into(), incomplete: None };
+    let received = Received { bytes: row.form.clone().into(), incomplete: None, room: None };
     take(api, network, source, &arrival, &received).await
 }
 
@@ -148,7 +160,7 @@ fn campaign_of(network: &Network, source: &SourceEntry, arrival: &Arrival) -> Re
 async fn take(
     api: &Arc<Api>,
     network: &Network,
-    source: &SourceEntry,
+    source: &Arc<SourceEntry>,
     arrival: &Arrival,
     received: &Received,
 ) -> Result<(&'static str, Response), Problem> {
@@ -174,7 +186,8 @@ async fn take(
     let key = idempotency::key(&arrival.headers).map_err(|fault| Problem::malformed(fault.to_string()))?;
     let key =
         key.map(|key| IdempotencyKey { key: key.to_owned(), fingerprint: idempotency::fingerprint(&received.bytes) });
-    let post = Read { request: arrival.request, posted, body: &received.bytes, key };
+    let room = received.room.clone();
+    let post = Read { request: arrival.request, posted, body: &received.bytes, room, key };
     let incoming = Incoming::new(&campaign, source, arrival, post);
     let taken = accept(api, network, &campaign, source, incoming, wait).await?;
     Ok((taken.word, respond(taken.status, &taken.view, wants_xml(format, &arrival.headers))))

@@ -22,16 +22,31 @@ pub(super) async fn health() -> Response {
     Json(json!({"status": "ok"})).into_response()
 }
 
-/// It can take leads: recovery is done, and the store answers.
+/// It can take leads: recovery is done, and the store can be read and takes writes.
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Response {
-    if !api.worker.is_ready() {
-        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "recovering"}))).into_response();
-    }
-    if let Ok(Ok(())) = tokio::time::timeout(STORE_WITHIN, api.pipeline.store.check()).await {
-        return Json(json!({"status": "ready", "store": "ok", "gate": "memory"})).into_response();
-    }
-    let detail = json!({"status": "unavailable", "store": "not answering", "gate": "memory"});
-    (StatusCode::SERVICE_UNAVAILABLE, Json(detail)).into_response()
+    let trouble = match api.pipeline.store.trouble() {
+        Some(trouble) => Some(trouble.to_string()),
+        None => match tokio::time::timeout(STORE_WITHIN, api.pipeline.store.check()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("not answering".to_owned()),
+        },
+    };
+    let store = trouble.as_deref().unwrap_or("ok");
+    // Leads are taken without it, too: the store alone keeps the limits then.
+    let gate = match (api.pipeline.gate.kind(), api.pipeline.gate.is_up()) {
+        (kind, true) => kind.to_owned(),
+        (kind, false) => format!("{kind} not answering"),
+    };
+    let status = match &trouble {
+        _ if api.is_stopping() => "stopping",
+        _ if !api.worker.is_ready() => "recovering",
+        Some(_) => "unavailable",
+        None => "ready",
+    };
+    let detail = Json(json!({"status": status, "store": store, "gate": gate}));
+    let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, detail).into_response()
 }
 
 pub(super) async fn metrics(State(api): State<Arc<Api>>) -> Response {

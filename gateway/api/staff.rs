@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Path, Query, State};
 use axum::response::IntoResponse as _;
 use http::{HeaderMap, StatusCode};
@@ -17,16 +17,18 @@ use uuid::Uuid;
 
 use super::access::{Role, Staff, bearer};
 use super::views::{self, Reveal};
-use super::{Answer, Api};
+use super::{Answer, Api, leads};
 use crate::directory::Network;
 use crate::gate::Shut;
 use crate::intake::identity;
 use crate::model::delivery::{DeliveryState, Verdict};
 use crate::model::id::{ContractId, DeliveryId, LeadId};
 use crate::model::lead::LeadStatus;
+use crate::model::units::Size;
 use crate::pipeline::{ActFault, RedeliverLimits};
 use crate::store::{DeliveryRecord, DeliverySearch, LeadSearch, Page, PausedKind, RefusalSearch};
 use crate::web::problem::{FieldProblem, Problem};
+use crate::web::room::From;
 
 /// Items on a page, unless asked for otherwise, and at most.
 const LIMIT: u32 = 50;
@@ -303,9 +305,10 @@ pub(super) async fn redeliver(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    body: Bytes,
+    body: Body,
 ) -> Answer {
     let staff = api.staff(&headers)?.must_be(Role::Support)?;
+    let body = whole(&api, body).await?;
     let id = delivery_id(&id)?;
     let wish: Redeliver = body_of(&body)?;
     let new = redeliver_as(&api, id, wish.limits, &staff.name, wish.reason).await?;
@@ -337,9 +340,10 @@ pub(super) async fn resolve(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    body: Bytes,
+    body: Body,
 ) -> Answer {
     let staff = api.staff(&headers)?.must_be(Role::Support)?;
+    let body = whole(&api, body).await?;
     let id = delivery_id(&id)?;
     let wish: Resolve = body_of(&body)?;
     let accepted = match wish.verdict {
@@ -361,13 +365,24 @@ pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
     Path(id): Path<String>,
-    body: Bytes,
+    body: Body,
 ) -> Answer {
     let staff = api.staff(&headers)?.must_be(Role::Support)?;
+    let body = whole(&api, body).await?;
     let id = delivery_id(&id)?;
     let wish: Cancel = body_of(&body)?;
     api.pipeline.cancel(id, &staff.name, wish.reason).await.map_err(|fault| refused(fault, id))?;
     Ok(Json(delivery_view(&api, id, staff.reveal()).await?).into_response())
+}
+
+/// The largest body of an act: a reason in words.
+const ACT_AT_MOST: Size = Size(64 << 10);
+
+/// Reads the body of an act, once its token is known to be good.
+async fn whole(api: &Api, body: Body) -> Result<Bytes, Problem> {
+    let room = api.room.enter(From::Known);
+    let received = leads::body::receive(body, api, Some(room), ACT_AT_MOST, "an act's body", usize::MAX).await;
+    received.incomplete.map_or(Ok(received.bytes), Err)
 }
 
 /// An empty body is an empty object.

@@ -45,7 +45,8 @@ impl App {
                 .await?;
         // Also where nothing differs: a secret behind a `file:` reference may have changed.
         if let Some(network) = network {
-            pipeline.gate.install(network.gate_rules());
+            let version = self.next_version().await?;
+            pipeline.gate.install(network.gate_rules(), version).await;
             pipeline.directory.install(network);
             pipeline.network_changed();
         }

@@ -24,12 +24,12 @@ use serde_json::Value;
 use tokio::net::{UnixListener, UnixStream};
 use tower::ServiceExt as _;
 
-use super::App;
 use super::apply::{Flags, Report};
+use super::{App, open_store};
 use crate::api::access::{Role, Tokens, hash_token, new_token};
 use crate::api::import;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, StorePlace};
 use crate::directory::ResourceSet;
 use crate::store::{Audit, Kind, ResourceRecord, Store, StoreError, TokenRecord};
 use crate::web::problem::Problem;
@@ -172,7 +172,32 @@ pub struct Line(Way);
 
 enum Way {
     Running(PathBuf),
-    Opened(Arc<App>),
+    /// `watched`: gateways on the same store take up what is made here.
+    Opened {
+        app: Arc<App>,
+        watched: bool,
+    },
+}
+
+/// How a command gets at the store.
+pub enum Reach {
+    /// By the gateway that has it, over the socket in this directory.
+    Gateway(PathBuf),
+    /// Itself: no gateway runs on the directory, or the store is a database.
+    Store(Store),
+}
+
+/// Finds out how a command gets at the configured store.
+///
+/// # Errors
+/// When the store cannot be used.
+pub async fn reach(config: &Config) -> anyhow::Result<Reach> {
+    if let StorePlace::Directory(directory) = config.store.place()?
+        && Store::is_in_use(&directory)
+    {
+        return Ok(Reach::Gateway(directory));
+    }
+    Ok(Reach::Store(open_store(config).await?))
 }
 
 impl Line {
@@ -181,19 +206,24 @@ impl Line {
     /// # Errors
     /// When the store or the network cannot be used.
     pub async fn open(config: Config) -> anyhow::Result<Self> {
-        let directory = config.store.directory()?;
-        if Store::is_in_use(&directory) {
+        if let StorePlace::Directory(directory) = config.store.place()?
+            && Store::is_in_use(&directory)
+        {
             return Ok(Self(Way::Running(directory)));
         }
         let app = App::open(config, Clock::system()).await?;
         app.worker.stand_by().await?;
-        Ok(Self(Way::Opened(Arc::new(app))))
+        let watched = app.pipeline.store.attend("a command").await?;
+        Ok(Self(Way::Opened { app: Arc::new(app), watched }))
     }
 
     /// Whether somebody will deliver what is asked for now, and not at the next start only.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        matches!(self.0, Way::Running(_))
+        match &self.0 {
+            Way::Running(_) => true,
+            Way::Opened { watched, .. } => *watched,
+        }
     }
 
     /// Asks.
@@ -203,7 +233,7 @@ impl Line {
     pub async fn ask<Q: Serialize, A: DeserializeOwned>(&self, path: &str, request: &Q) -> anyhow::Result<A> {
         match &self.0 {
             Way::Running(directory) => ask(directory, path, request).await,
-            Way::Opened(app) => {
+            Way::Opened { app, .. } => {
                 let request = posted(path, serde_json::to_vec(request)?)?;
                 let Ok(response) = router(Arc::clone(app)).oneshot(request.map(Body::new)).await;
                 let status = response.status();
@@ -214,7 +244,7 @@ impl Line {
 
     /// Ends what [`Line::open`] opened.
     pub async fn close(self) {
-        if let Way::Opened(app) = self.0 {
+        if let Way::Opened { app, .. } = self.0 {
             // Nothing is under way but tasks that wait for a start.
             app.worker.drain(Duration::from_secs(5)).await;
         }

@@ -3,23 +3,21 @@
 use std::path::Path;
 
 use crate::app::apply::{Flags, Report, apply};
-use crate::app::control::{self, ApplyRequest};
+use crate::app::control::{self, ApplyRequest, Reach};
 use crate::app::told;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::directory::files;
-use crate::store::Store;
 
 pub(super) async fn run(config: &Config, path: &Path, flags: Flags, json: bool) -> anyhow::Result<bool> {
     let set =
         files::read(path, &config.network.templates).map_err(|faults| told("the files cannot be used", &faults))?;
-    let directory = config.store.directory()?;
-    let report: Report = if Store::is_in_use(&directory) {
-        let documents = set.documents().into_iter().map(|((kind, id), document)| (kind, id, document)).collect();
-        control::ask(&directory, "/apply", &ApplyRequest { flags, documents }).await?
-    } else {
-        let store = Store::open(&directory)?;
-        apply(&store, &set, flags, "apply", Clock::system().now(), None).await?.0
+    let report: Report = match control::reach(config).await? {
+        Reach::Gateway(directory) => {
+            let documents = set.documents().into_iter().map(|((kind, id), document)| (kind, id, document)).collect();
+            control::ask(&directory, "/apply", &ApplyRequest { flags, documents }).await?
+        }
+        Reach::Store(store) => apply(&store, &set, flags, "apply", Clock::system().now(), None).await?.0,
     };
     if json {
         super::print_json(&report)?;

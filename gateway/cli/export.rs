@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use crate::app::{control, told};
-use crate::config::Config;
+use crate::app::control::{self, Reach};
+use crate::app::told;
+use crate::config::{Config, StorePlace};
 use crate::directory::ResourceSet;
 use crate::directory::export::{self, ExportedFile};
-use crate::store::{Kind, ResourceRecord, Store};
+use crate::store::{Kind, ResourceRecord};
 
 /// How to export.
 #[derive(Debug, Clone, Copy)]
@@ -58,19 +59,21 @@ pub(super) async fn run(config: &Config, directory: &Path, wish: Wish, json: boo
 
 /// The network in the store.
 async fn stored(config: &Config) -> anyhow::Result<ResourceSet> {
-    let directory = config.store.directory()?;
-    let documents: Vec<(Kind, String, String)> = if Store::is_in_use(&directory) {
-        control::ask(&directory, "/resources", &()).await?
-    } else if directory.exists() {
-        let records = Store::open(&directory)?.resources().await?.into_iter();
-        records.map(|record| (record.kind, record.id, record.document)).collect()
-    } else {
-        Vec::new()
+    let documents: Vec<(Kind, String, String)> = match config.store.place()? {
+        // Looking must not make one.
+        StorePlace::Directory(directory) if !directory.exists() => Vec::new(),
+        _ => match control::reach(config).await? {
+            Reach::Gateway(directory) => control::ask(&directory, "/resources", &()).await?,
+            Reach::Store(store) => {
+                let records = store.resources().await?.into_iter();
+                records.map(|record| (record.kind, record.id, record.document)).collect()
+            }
+        },
     };
     if documents.is_empty() {
         bail!(
             "the store {} has no network yet; `gateway serve` loads {} into it at its first start",
-            config.store.url,
+            config.store,
             config.network.dir.display()
         );
     }

@@ -19,6 +19,7 @@ pub(super) async fn run(config: Config) -> anyhow::Result<bool> {
         .await
         .with_context(|| format!("server.listen {address} cannot be used; is another gateway running?"))?;
     let app = Arc::new(App::open(config, Clock::system()).await?);
+    app.join().await?;
     introduce(&app, &listener)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -37,8 +38,8 @@ fn introduce(app: &App, listener: &TcpListener) -> anyhow::Result<()> {
     let Loaded { counts: [campaigns, partners, sources, contracts], first, differences, faults } = &app.loaded;
     let config = &app.config;
     println!("gateway   http://{}", listener.local_addr()?);
-    println!("store     {}", config.store.url);
-    println!("gate      {}", config.gate.url);
+    println!("store     {}", config.store);
+    println!("gate      {}", config.gate);
     let origin = if *first {
         format!("from {}, now in the store", config.network.dir.display())
     } else {

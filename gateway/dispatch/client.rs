@@ -134,7 +134,7 @@ fn admit(config: &DispatchConfig, outgoing: &Outgoing) -> Result<Admitted, NotAd
         return Err(NotAdmitted::HeadTooLarge(head));
     }
 
-    let (handover, body): (_, RequestBody) = Handover::of(&method, outgoing.body.clone());
+    let (handover, body): (_, RequestBody) = Handover::of(&method, outgoing.body.clone(), outgoing.send_before);
     let mut request = Request::new(method, url);
     *request.headers_mut() = headers;
     *request.body_mut() = Some(Body::wrap(body));
@@ -206,6 +206,9 @@ async fn head(
     }
     match outcome {
         Some(Ok(response)) => Ok(response),
+        Some(Err(_)) if handover.is_too_late() => {
+            Err(fault(SendFaultKind::NotSent, "not sent: this gateway's lease on its deliveries had ended".to_owned()))
+        }
         Some(Err(error)) if handover.withdraw() => {
             Err(fault(SendFaultKind::NotSent, format!("not sent, {}: {}", watch.stage(), root_cause(&error))))
         }

@@ -11,6 +11,9 @@
 //!    └─────we withdraw──▶ withdrawn       surely not sent
 //! ```
 //!
+//! Where a request must not be sent any more from some instant on, that is decided in the same step: hyper's question is
+//! then answered by withdrawing it.
+//!
 //! A withdrawn body that is asked after all claims to have content and fails when it is read. hyper reads it before it
 //! flushes what it has buffered, and on failure drops the connection unflushed; so nothing leaves even then, provided
 //! that the head fits into hyper's buffer (`client::HEAD_LIMIT` sees to it).
@@ -20,10 +23,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use reqwest::Method;
+
+use crate::{clock, failpoint};
 
 const WAITING: u8 = 0;
 const HANDED_OVER: u8 = 1;
@@ -31,7 +37,11 @@ const WITHDRAWN: u8 = 2;
 
 /// Our end: withdraws a request.
 #[derive(Debug, Clone)]
-pub(super) struct Handover(Arc<AtomicU8>);
+pub(super) struct Handover {
+    stands: Arc<AtomicU8>,
+    /// From then on it can only be withdrawn.
+    before: Option<Instant>,
+}
 
 /// hyper's end: the body of the request.
 #[derive(Debug)]
@@ -48,9 +58,10 @@ pub(super) struct RequestBody {
 pub(super) struct Withdrawn;
 
 impl Handover {
-    /// A body for the request, and the handle to withdraw it.
-    pub(super) fn of(method: &Method, content: Bytes) -> (Self, RequestBody) {
-        let handover = Self(Arc::new(AtomicU8::new(WAITING)));
+    /// A body for the request, and the handle to withdraw it; where there is a `before`, it is handed over before then or
+    /// not at all.
+    pub(super) fn of(method: &Method, content: Bytes, before: Option<Instant>) -> (Self, RequestBody) {
+        let handover = Self { stands: Arc::new(AtomicU8::new(WAITING)), before };
         let says_empty = content.is_empty() && *method != Method::GET;
         (handover.clone(), RequestBody { content, says_empty, handover })
     }
@@ -62,11 +73,24 @@ impl Handover {
 
     /// Moves on from waiting; where it has moved on already it stays. Returns where it stands.
     fn move_to(&self, wanted: u8) -> u8 {
-        self.0.compare_exchange(WAITING, wanted, Ordering::AcqRel, Ordering::Acquire).map_or_else(identity, |_| wanted)
+        self.stands
+            .compare_exchange(WAITING, wanted, Ordering::AcqRel, Ordering::Acquire)
+            .map_or_else(identity, |_| wanted)
+    }
+
+    /// hyper is about to write it.
+    fn hand_over(&self) -> bool {
+        let too_late = self.before.is_some_and(|before| clock::instant() >= before);
+        self.move_to(if too_late { WITHDRAWN } else { HANDED_OVER }) == HANDED_OVER
+    }
+
+    /// Whether it was withdrawn because its time was over.
+    pub(super) fn is_too_late(&self) -> bool {
+        self.is_withdrawn() && self.before.is_some_and(|before| clock::instant() >= before)
     }
 
     fn is_withdrawn(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WITHDRAWN
+        self.stands.load(Ordering::Acquire) == WITHDRAWN
     }
 }
 
@@ -75,7 +99,9 @@ impl Body for RequestBody {
     type Error = Withdrawn;
 
     fn is_end_stream(&self) -> bool {
-        self.handover.move_to(HANDED_OVER) == HANDED_OVER && self.content.is_empty() && !self.says_empty
+        let handed_over = self.handover.hand_over();
+        failpoint::pass("dispatch.handed_over");
+        handed_over && self.content.is_empty() && !self.says_empty
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -104,13 +130,15 @@ mod tests {
 
     /// What a server gets to see of a request that is withdrawn in the last moment: after hyper took it, before it
     /// asked the body. The same as withdrawing it before all, for hyper.
-    async fn seen_of_withdrawn(method: Method, content: Bytes) -> (Vec<u8>, bool) {
+    async fn seen_of_withdrawn(method: Method, content: Bytes, before: Option<Instant>) -> (Vec<u8>, bool) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/leads?name=Ada", listener.local_addr().unwrap());
         let client = Client::builder().no_proxy().http1_only().build().unwrap();
-        let (handover, body) = Handover::of(&method, content);
-        assert!(handover.withdraw(), "nothing has asked yet");
+        let (handover, body) = Handover::of(&method, content, before);
+        if before.is_none() {
+            assert!(handover.withdraw(), "nothing has asked yet");
+        }
         let mut request = Request::new(method, url.parse().unwrap());
         *request.body_mut() = Some(reqwest::Body::wrap(body));
         // The server closes the connection after its first look, so that a request which does get out is not waited for.
@@ -133,15 +161,17 @@ mod tests {
             (Method::POST, Bytes::from_static(b"{}")),
             (Method::POST, large),
         ] {
-            let (seen, withdrawn) = seen_of_withdrawn(method.clone(), content).await;
-            assert!(withdrawn, "{method}");
-            assert_eq!(seen, b"", "{method}");
+            for before in [None, Some(clock::instant())] {
+                let (seen, withdrawn) = seen_of_withdrawn(method.clone(), content.clone(), before).await;
+                assert!(withdrawn, "{method}");
+                assert_eq!(seen, b"", "{method}");
+            }
         }
     }
 
     #[test]
     fn a_request_that_was_asked_for_its_body_cannot_be_withdrawn() {
-        let (handover, body) = Handover::of(&Method::POST, Bytes::from_static(b"{}"));
+        let (handover, body) = Handover::of(&Method::POST, Bytes::from_static(b"{}"), None);
         assert!(!body.is_end_stream());
         assert!(!handover.withdraw());
         assert_eq!(body.size_hint().exact(), Some(2));

@@ -297,6 +297,7 @@ impl Settings {
             masked: Some(Masked { url: self.shown_url.clone(), headers: headers(true), body: encode(true).into() }),
             secrets: self.secrets.clone(),
             backup: None,
+            send_before: None,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The gate of a single gateway: counts and pauses in this process, lost with it and told again by the store.
+//! The gate of a single gateway: counts and pauses in this process, lost with it and told again by the store. It is also
+//! what a shared gate remembers of its answers ([`Stamp`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,16 +34,27 @@ struct Counted {
     sweep_after: Option<Timestamp>,
 }
 
+/// Which of two answers of a shared gate about one partner is the newer: within an epoch that with more changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) epoch: u64,
+    pub(super) changes: u64,
+}
+
 /// One counter.
 #[derive(Debug, Default)]
 struct Count {
     used: u64,
     /// Of those, taken by a ticket whose commit is under way: the store may have them already, or not yet.
     under_way: u64,
+    /// Of those, free again, and the shared gate has not heard of it yet.
+    owed: u64,
     /// When one was last taken or given back.
-    changed: AsOf,
+    changed: u64,
     /// When one was last given back by the store.
-    given_back: AsOf,
+    given_back: u64,
+    /// As of which answer of the shared gate `used` is.
+    stamp: Stamp,
 }
 
 impl MemoryGate {
@@ -81,26 +93,17 @@ impl MemoryGate {
             let shut = reason(counted.is_paused(&rules), open_until.is_some(), full);
             if shut.is_none() && !bypass_limits {
                 counted.sweep(now);
-                let now = counted.event();
                 for place in present.places().filter(|place| !owned.contains(&place.key)) {
-                    let count = counted.by_key.entry(place.key.clone()).or_default();
-                    count.used += 1;
-                    count.under_way += 1;
-                    count.changed = now;
+                    counted.count(&place.key).used += 1;
                 }
+                counted.begin(present.places().map(|place| &place.key).filter(|key| !owned.contains(key)));
             }
-            (shut.map(|reason| (reason, full)), AsOf(counted.events))
+            (shut.map(|reason| (reason, full)), AsOf { event: counted.events, ..AsOf::default() })
         };
         if let Some((reason, full)) = shut {
             return Ok(Answer::Shut(rules.shut(now, reason, full)));
         }
-        let hours_end = open_until.unwrap_or(now);
-        Ok(Answer::Open(if bypass_limits {
-            Ticket { places: Vec::new(), owned: Vec::new(), valid_until: hours_end, as_of }
-        } else {
-            let places: Vec<Place> = present.places().cloned().collect();
-            Ticket { places, owned: owned.to_vec(), valid_until: hours_end.min(present.until), as_of }
-        }))
+        Ok(Answer::Open(present.ticket(open_until.unwrap_or(now), bypass_limits, owned, as_of)))
     }
 
     pub(super) fn left(&self, contract: &ContractId, now: Timestamp) -> Result<Option<u64>, GateUnavailable> {
@@ -117,7 +120,7 @@ impl MemoryGate {
         let mut counted = self.lock();
         let now = counted.event();
         for place in places {
-            let count = counted.by_key.entry(place.key.clone()).or_default();
+            let count = counted.count(&place.key);
             count.used = count.used.saturating_sub(1);
             (count.changed, count.given_back) = (now, now);
         }
@@ -145,26 +148,21 @@ impl MemoryGate {
             }
         }
         // The store has just said that these are full, so nothing under way can be missing from them.
-        for (key, used) in counts {
-            let count = counted.by_key.entry(key.clone()).or_default();
-            if count.given_back <= ticket.as_of {
-                count.used = *used;
-            }
-        }
+        counted.refused(counts, &ticket.as_of);
     }
 
-    pub(super) fn reconcile(&self, counts: &[(PlaceKey, u64)], as_of: AsOf) {
+    pub(super) fn reconcile(&self, counts: &[(PlaceKey, u64)], as_of: &AsOf) {
         let mut counted = self.lock();
         for (key, used) in counts {
-            let count = counted.by_key.entry(key.clone()).or_default();
-            if count.under_way == 0 && count.changed <= as_of {
-                count.used = *used;
+            let count = counted.count(key);
+            if count.under_way == 0 && count.changed <= as_of.event {
+                count.used = used.saturating_add(count.owed);
             }
         }
     }
 
     pub(super) fn as_of(&self) -> AsOf {
-        AsOf(self.lock().events)
+        AsOf { event: self.lock().events, ..AsOf::default() }
     }
 
     pub(super) fn set_paused(&self, who: Paused, paused: bool) {
@@ -180,13 +178,75 @@ impl MemoryGate {
         self.rules.store(Arc::new(rules));
     }
 
+    // ---- for a shared gate ----
+
+    /// What the shared gate said of counters; an answer that is overtaken by a newer one says nothing.
+    pub(super) fn saw<'a>(&self, counts: impl Iterator<Item = (&'a PlaceKey, u64)>, stamp: Stamp) {
+        self.lock().saw(counts, stamp);
+    }
+
+    /// The shared gate counted one in each of `keys`, which now have so many.
+    pub(super) fn took(&self, counts: &[(&PlaceKey, u64)], counted: &[&PlaceKey], stamp: Stamp, now: Timestamp) -> u64 {
+        let mut inner = self.lock();
+        inner.sweep(now);
+        inner.saw(counts.iter().copied(), stamp);
+        inner.begin(counted.iter().copied());
+        inner.events
+    }
+
+    /// Free again, and the shared gate will hear of it: by the store, or by a ticket whose commit was not made.
+    pub(super) fn owe(&self, keys: &[PlaceKey], by_store: bool) {
+        let mut counted = self.lock();
+        let now = counted.event();
+        for key in keys {
+            let count = counted.count(key);
+            count.owed += 1;
+            count.changed = now;
+            if by_store {
+                count.given_back = now;
+            } else {
+                count.under_way = count.under_way.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The shared gate has heard that they are free, and says how many there are now.
+    pub(super) fn paid<'a>(&self, keys: &[PlaceKey], counts: impl Iterator<Item = (&'a PlaceKey, u64)>, stamp: Stamp) {
+        let mut counted = self.lock();
+        counted.saw(counts, stamp);
+        for key in keys {
+            let count = counted.count(key);
+            count.owed = count.owed.saturating_sub(1);
+        }
+    }
+
+    /// The shared gate could not be told: they are free here.
+    pub(super) fn write_off(&self, keys: &[PlaceKey]) {
+        let mut counted = self.lock();
+        for key in keys {
+            let count = counted.count(key);
+            count.owed = count.owed.saturating_sub(1);
+            count.used = count.used.saturating_sub(1);
+        }
+    }
+
+    /// What the store said when it refused a ticket's commit.
+    pub(super) fn refused(&self, counts: &[(PlaceKey, u64)], as_of: &AsOf) {
+        self.lock().refused(counts, as_of);
+    }
+
+    /// Whether a ticket's commit is under way here that takes one of `key`.
+    pub(super) fn is_under_way(&self, key: &PlaceKey) -> bool {
+        self.lock().by_key.get(key).is_some_and(|count| count.under_way > 0)
+    }
+
     /// How many counters are held: for a gauge, and to see that it stays bounded.
     #[must_use]
     pub fn counters(&self) -> usize {
         self.lock().by_key.len()
     }
 
-    fn rules_of(&self, contract: &ContractId) -> Result<Arc<GateRules>, GateUnavailable> {
+    pub(super) fn rules_of(&self, contract: &ContractId) -> Result<Arc<GateRules>, GateUnavailable> {
         self.rules.load().get(contract).cloned().ok_or_else(|| GateUnavailable::NoRules(contract.clone()))
     }
 
@@ -198,12 +258,44 @@ impl MemoryGate {
 
 impl Counted {
     fn used_of(&self, key: &PlaceKey) -> u64 {
-        self.by_key.get(key).map_or(0, |count| count.used)
+        self.by_key.get(key).map_or(0, |count| count.used.saturating_sub(count.owed))
     }
 
-    fn event(&mut self) -> AsOf {
+    fn count(&mut self, key: &PlaceKey) -> &mut Count {
+        self.by_key.entry(key.clone()).or_default()
+    }
+
+    /// One was counted in each of `keys` for a ticket whose commit is now under way.
+    fn begin<'a>(&mut self, keys: impl Iterator<Item = &'a PlaceKey>) {
+        let now = self.event();
+        for key in keys {
+            let count = self.count(key);
+            count.under_way += 1;
+            count.changed = now;
+        }
+    }
+
+    fn refused(&mut self, counts: &[(PlaceKey, u64)], as_of: &AsOf) {
+        for (key, used) in counts {
+            let count = self.count(key);
+            if count.given_back <= as_of.event {
+                count.used = used.saturating_add(count.owed);
+            }
+        }
+    }
+
+    fn saw<'a>(&mut self, counts: impl Iterator<Item = (&'a PlaceKey, u64)>, stamp: Stamp) {
+        for (key, used) in counts {
+            let count = self.count(key);
+            if count.stamp.epoch != stamp.epoch || count.stamp.changes <= stamp.changes {
+                (count.used, count.stamp) = (used, stamp);
+            }
+        }
+    }
+
+    fn event(&mut self) -> u64 {
         self.events += 1;
-        AsOf(self.events)
+        self.events
     }
 
     fn is_paused(&self, rules: &GateRules) -> bool {

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 use super::limits;
 use super::schedule::{Hours, HoursAt};
-use super::{Fault, Shut};
+use super::{AsOf, Fault, Shut, Ticket};
 use crate::model::contract::Contract;
 use crate::model::delivery::ShutReason;
 use crate::model::id::{ContractId, PartnerId};
@@ -109,6 +109,29 @@ impl GateRules {
         &self.id
     }
 
+    /// Whether these are the same rules: of hours, zone and limits, of the contract and its partner.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        let partner =
+            |rules: &Self| (rules.partner.id.clone(), rules.partner.limits, Arc::clone(&rules.partner.timezone));
+        partner(self) == partner(other)
+            && self.limits == other.limits
+            && self.hours().iter().zip(other.hours()).all(|(one, other)| one.same_as(other))
+    }
+
+    /// The intervals within `from..to` in which partner and contract are both open, in order, as of [`Hours::intervals`].
+    pub(super) fn intervals(&self, from: Timestamp, to: Timestamp) -> Vec<(Timestamp, Timestamp)> {
+        let [partner, own] = self.hours().map(|hours| hours.intervals(from, to));
+        let (mut both, mut i, mut k) = (Vec::new(), 0, 0);
+        while let (Some(one), Some(other)) = (partner.get(i), own.get(k)) {
+            let common = (one.0.max(other.0), one.1.min(other.1));
+            if common.0 < common.1 {
+                both.push(common);
+            }
+            if one.1 < other.1 { i += 1 } else { k += 1 }
+        }
+        both
+    }
+
     /// The hours of the partner and of the contract: both must be open.
     #[must_use]
     pub fn hours(&self) -> [&Hours; 2] {
@@ -186,6 +209,15 @@ pub(super) fn reason(paused: bool, open: bool, full: Full) -> Option<ShutReason>
 }
 
 impl Present {
+    /// Leave to make one attempt, while the hours last.
+    pub(super) fn ticket(&self, hours_end: Timestamp, bypass_limits: bool, owned: &[PlaceKey], as_of: AsOf) -> Ticket {
+        if bypass_limits {
+            return Ticket { places: Vec::new(), owned: Vec::new(), valid_until: hours_end, as_of };
+        }
+        let places: Vec<Place> = self.places().cloned().collect();
+        Ticket { places, owned: owned.to_vec(), valid_until: hours_end.min(self.until), as_of }
+    }
+
     /// Every place of one lead.
     pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
         self.places.iter().flatten().map(|(place, _)| place)

@@ -66,6 +66,11 @@ impl Hours {
         Ok(Self { tz: tz.clone(), week, closed_on, present: ArcSwapOption::empty() })
     }
 
+    /// Whether these are the same hours.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        self.tz == other.tz && self.week == other.week && self.closed_on == other.closed_on
+    }
+
     /// Whether it is open at `now`, and until when.
     #[must_use]
     pub fn at(&self, now: Timestamp) -> HoursAt {

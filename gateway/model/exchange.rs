@@ -1,5 +1,7 @@
 //! An exchange: what is sent to a partner and what comes back, before and after anybody judged it.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +22,19 @@ pub struct Outgoing {
     pub secrets: Vec<String>,
     /// The same request to the endpoint's `backup_url`.
     pub backup: Option<Box<Outgoing>>,
+    /// From this instant on not a byte of it may be sent: others may have taken its delivery over.
+    pub send_before: Option<Instant>,
 }
 
 impl Outgoing {
+    /// Not a byte of it, nor of its backup, may be sent from this instant on.
+    pub fn must_be_sent_before(&mut self, instant: Option<Instant>) {
+        self.send_before = instant;
+        if let Some(backup) = &mut self.backup {
+            backup.send_before = instant;
+        }
+    }
+
     /// Adds a header whose value is a secret: masked in what is stored, and wherever a reply echoes it.
     pub fn add_secret_header(&mut self, name: &str, value: &str, secret: &str) {
         let masked = self.masked.get_or_insert_with(|| Masked {

@@ -115,6 +115,19 @@ pub struct Rate {
     pub per: Duration,
 }
 
+impl Rate {
+    /// What one of so many equal senders may send, so that all of them together keep to it. Fewer than one each in `per`
+    /// becomes one each in a longer time.
+    #[must_use]
+    pub fn part_of(self, senders: usize) -> Self {
+        let senders = u32::try_from(senders.max(1)).unwrap_or(u32::MAX);
+        match self.count / senders {
+            0 => Self { count: 1, per: self.per.saturating_mul(senders.div_ceil(self.count.max(1))) },
+            part => Self { count: part, per: self.per },
+        }
+    }
+}
+
 impl FromStr for Rate {
     type Err = BadUnit;
 

@@ -10,6 +10,7 @@ use super::{Outcome, Pipeline, decide};
 use crate::clock;
 use crate::directory::ContractEntry;
 use crate::dispatch::retry;
+use crate::failpoint;
 use crate::model::delivery::{Delivery, DeliveryState, Judgement, Verdict};
 use crate::model::id::PartnerId;
 use crate::model::lead::{Lead, LeadStatus};
@@ -45,6 +46,7 @@ impl Pipeline {
         let ending = decide::after_attempt(&judgement, delivery.had_unknown, entry.contract.on_unknown, again);
         let may_fail_over = ending.may_fail_over && !at_once;
         let conclusion = Conclusion { attempt: Some(end), may_fail_over, ..Conclusion::of(ending.change) };
+        let mut told = false;
         loop {
             match self.conclude(&delivery, DeliveryState::Sending, conclusion.clone()).await {
                 Ok(_) => return,
@@ -53,8 +55,12 @@ impl Pipeline {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(delivery.id = %delivery.id, store.error = %error, "an outcome cannot be recorded yet");
+                    if !told {
+                        tracing::warn!(delivery.id = %delivery.id, store.error = %error, "an outcome cannot be recorded yet");
+                    }
+                    told = true;
                     tokio::time::sleep(RECORD_AGAIN).await;
+                    self.store.well().await;
                 }
             }
         }
@@ -103,8 +109,10 @@ impl Pipeline {
                 then: move_on.then,
                 audit: conclusion.audit.clone(),
             };
+            failpoint::pass("completion.before");
             match self.store.step(step).await? {
                 Stepped::Done(given_back) => {
+                    failpoint::pass("completion.committed");
                     self.give_back(&delivery.partner, given_back).await;
                     if state == DeliveryState::Queued {
                         self.wait_again(delivery, due_at, conclusion.attempt.as_ref());
@@ -135,7 +143,7 @@ impl Pipeline {
             return;
         }
         let places: Vec<Place> = keys.into_iter().map(|key| Place { key, limit: None }).collect();
-        self.settle(&places).await;
+        self.gate.settle(&places, true);
         if let Some(queues) = self.queues() {
             queues.freed(partner);
         }

@@ -1,11 +1,15 @@
 //! The way to one contract's endpoint: how many attempts at once, how fast, and whether it works at all. What is learnt
 //! of an endpoint outlives changes of the network that leave the endpoint alone.
+//!
+//! Several gateways divide an endpoint's `concurrency` and `rate` evenly; each has one at once at the least, so that its
+//! deliveries are never stuck. What `adaptive` finds out needs no dividing: each finds its own share.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
 use crate::clock;
@@ -15,6 +19,7 @@ use crate::dispatch::concurrency::{Adaptive, Load};
 use crate::model::contract::{Auth, Concurrency, Endpoint};
 use crate::model::delivery::{Class, Judgement, Verdict};
 use crate::model::id::ContractId;
+use crate::model::units::Rate;
 use crate::pace::Pace;
 
 /// What an attempt takes beyond the endpoint's `timeout`: its commit before, and its recording after.
@@ -35,7 +40,8 @@ pub struct Permit {
 pub struct Lane {
     running: AtomicUsize,
     at_once: AtOnce,
-    pace: Option<Pace>,
+    pace: Option<SharedPace>,
+    gateways: Arc<AtomicUsize>,
     breaker: Mutex<Breaker>,
     unreachable: Mutex<Option<Instant>>,
 }
@@ -48,11 +54,37 @@ enum AtOnce {
 }
 
 impl AtOnce {
-    fn limit(&self) -> usize {
+    fn limit(&self, gateways: usize) -> usize {
         match self {
-            Self::Fixed(many) => *many,
+            Self::Fixed(many) => (*many / gateways).max(1),
             Self::Adaptive(adaptive) => adaptive.lock().unwrap_or_else(PoisonError::into_inner).limit(),
         }
+    }
+}
+
+/// This gateway's part of an endpoint's rate.
+#[derive(Debug)]
+struct SharedPace {
+    rate: Rate,
+    /// The pace, and for how many gateways it was made.
+    part: ArcSwap<(usize, Pace)>,
+}
+
+impl SharedPace {
+    fn new(rate: Rate, gateways: usize, now: Instant) -> Self {
+        Self { rate, part: ArcSwap::from_pointee((gateways, Pace::never_above(rate.part_of(gateways), now))) }
+    }
+
+    fn ready(&self, gateways: usize, now: Instant) -> Result<(), Duration> {
+        let part = self.part.load();
+        if part.0 == gateways {
+            return part.1.ready(now);
+        }
+        let pace = Pace::never_above(self.rate.part_of(gateways), now);
+        // What may go at once was sent under the old division.
+        while pace.ready(now).is_ok() {}
+        self.part.store(Arc::new((gateways, pace)));
+        self.part.load().1.ready(now)
     }
 }
 
@@ -63,14 +95,15 @@ fn longest_attempt(endpoint: &Endpoint) -> Duration {
 }
 
 impl Lane {
-    fn new(endpoint: &Endpoint) -> Self {
+    fn new(endpoint: &Endpoint, gateways: &Arc<AtomicUsize>) -> Self {
         Self {
             running: AtomicUsize::new(0),
             at_once: match endpoint.concurrency {
                 Concurrency::Fixed(many) => AtOnce::Fixed(many.max(1) as usize),
                 Concurrency::Adaptive => AtOnce::Adaptive(Mutex::default()),
             },
-            pace: endpoint.rate.map(|rate| Pace::never_above(rate, clock::instant())),
+            pace: endpoint.rate.map(|rate| SharedPace::new(rate, sharing(gateways), clock::instant())),
+            gateways: Arc::clone(gateways),
             breaker: Mutex::new(Breaker::new(longest_attempt(endpoint))),
             unreachable: Mutex::default(),
         }
@@ -79,7 +112,7 @@ impl Lane {
     /// Whether one more may run at once.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.running.load(Ordering::Acquire) < self.at_once.limit()
+        self.running.load(Ordering::Acquire) < self.at_once.limit(sharing(&self.gateways))
     }
 
     /// Whether the endpoint could not be reached at its `url` a moment ago.
@@ -100,13 +133,13 @@ impl Lane {
     /// # Errors
     /// How long to wait until one is there.
     pub fn pace(&self) -> Result<(), Duration> {
-        self.pace.as_ref().map_or(Ok(()), |pace| pace.ready(clock::instant()))
+        self.pace.as_ref().map_or(Ok(()), |pace| pace.ready(sharing(&self.gateways), clock::instant()))
     }
 
     /// Leave to make one attempt, if one more may run and the breaker lets it.
     #[must_use]
     pub fn permit(self: &Arc<Self>, now: Timestamp) -> Option<Permit> {
-        let limit = self.at_once.limit();
+        let limit = self.at_once.limit(sharing(&self.gateways));
         let more = |running: usize| (running < limit).then_some(running + 1);
         self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         // From here on dropping it makes room again.
@@ -174,24 +207,42 @@ fn load(judgement: &Judgement, status: Option<u16>, took: Duration) -> Load {
 }
 
 /// The lanes of every contract, by contract, kept while its endpoint stays the same.
-#[derive(Debug, Default)]
-pub struct Lanes(RwLock<HashMap<ContractId, Known>>);
+#[derive(Debug)]
+pub struct Lanes {
+    by_contract: RwLock<HashMap<ContractId, Known>>,
+    gateways: Arc<AtomicUsize>,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { by_contract: RwLock::default(), gateways: Arc::new(AtomicUsize::new(1)) }
+    }
+}
+
+fn sharing(gateways: &AtomicUsize) -> usize {
+    gateways.load(Ordering::Relaxed).max(1)
+}
 
 /// A lane, and the endpoint that it was made for.
 type Known = (Arc<Endpoint>, Arc<Lane>);
 
 impl Lanes {
+    /// So many gateways send; whether that is new.
+    pub fn share_among(&self, gateways: usize) -> bool {
+        self.gateways.swap(gateways, Ordering::Relaxed) != gateways
+    }
+
     /// The contract's lane: the one it has, or a new one where its endpoint is new or has changed.
     pub fn lane(&self, entry: &ContractEntry) -> Arc<Lane> {
         let endpoint = &entry.contract.endpoint;
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&entry.contract.id).cloned();
+        let known = self.by_contract.read().unwrap_or_else(PoisonError::into_inner).get(&entry.contract.id).cloned();
         if let Some((same, lane)) = known
             && *same == *endpoint
         {
             return lane;
         }
-        let lane = Arc::new(Lane::new(endpoint));
-        let mut lanes = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let lane = Arc::new(Lane::new(endpoint, &self.gateways));
+        let mut lanes = self.by_contract.write().unwrap_or_else(PoisonError::into_inner);
         let (same, kept) =
             lanes.entry(entry.contract.id.clone()).or_insert_with(|| (Arc::new(endpoint.clone()), Arc::clone(&lane)));
         if **same != *endpoint {

@@ -286,8 +286,9 @@ impl Pipeline {
         for contract in contracts {
             let Some(entry) = network.contract(contract) else { continue };
             let places: Vec<Place> = entry.places(now).into_iter().filter(|place| place.limit.is_some()).collect();
-            let as_of = self.gate.as_of();
-            let held = match self.store.places(places.iter().map(|place| place.key.clone()).collect()).await {
+            let keys: Vec<_> = places.iter().map(|place| place.key.clone()).collect();
+            let as_of = self.gate.as_of(&keys).await;
+            let held = match self.store.places(keys).await {
                 Ok(held) => held,
                 Err(error) => {
                     tracing::warn!(store.error = %error, "a full gate could not be confirmed; it is believed");
@@ -295,7 +296,7 @@ impl Pipeline {
                 }
             };
             if held.iter().zip(&places).all(|((_, used), place)| place.limit.is_none_or(|limit| *used < limit)) {
-                self.reconcile(&held, as_of).await;
+                self.gate.reconcile(&held, as_of).await;
                 return true;
             }
         }

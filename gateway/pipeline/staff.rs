@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Conclusion, Pipeline, plan};
 use crate::gate::Paused;
 use crate::model::delivery::{DeliveryState, Verdict};
-use crate::model::id::{BadName, DeliveryId};
+use crate::model::id::DeliveryId;
 use crate::store::{Audit, Change, DeliveryRecord, NewDelivery, PausedKind, StoreError};
 
 /// Whether a redelivery takes places and obeys limits.
@@ -162,23 +162,30 @@ impl Pipeline {
         }
     }
 
-    /// Tells the gate (or, for a source, the directory) what the store says is paused.
+    /// Tells the gate (or, for a source, the directory) what the store has just been told, for every gateway that shares
+    /// the gate.
     pub async fn mark_paused(&self, kind: PausedKind, id: &str, paused: bool) {
-        match kind {
-            PausedKind::Partner => self.tell_gate(id.parse().map(Paused::Partner), paused).await,
-            PausedKind::Contract => self.tell_gate(id.parse().map(Paused::Contract), paused).await,
-            PausedKind::Source => self.directory.set_source_paused(id, paused),
+        match who(kind, id) {
+            Some(who) => self.gate.set_paused(who, paused).await,
+            None => self.learn_paused(kind, id, paused),
         }
     }
 
-    async fn tell_gate(&self, who: Result<Paused, BadName>, paused: bool) {
-        match who {
-            Ok(who) => {
-                if let Err(unavailable) = self.gate.set_paused(who, paused).await {
-                    tracing::warn!(gate.error = %unavailable, "the gate could not be told of a pause yet");
-                }
-            }
-            Err(error) => tracing::warn!(%error, "something with an impossible id is paused in the store"),
+    /// Tells the gate (or, for a source, the directory) of this process what the store has said.
+    pub fn learn_paused(&self, kind: PausedKind, id: &str, paused: bool) {
+        match (kind, who(kind, id)) {
+            (PausedKind::Source, _) => self.directory.set_source_paused(id, paused),
+            (_, Some(who)) => self.gate.learn_paused(who, paused),
+            (_, None) => tracing::warn!("something with an impossible id is paused in the store"),
         }
+    }
+}
+
+/// Whom the gate is to pause, if it is the gate's business and the id can be one.
+fn who(kind: PausedKind, id: &str) -> Option<Paused> {
+    match kind {
+        PausedKind::Partner => id.parse().ok().map(Paused::Partner),
+        PausedKind::Contract => id.parse().ok().map(Paused::Contract),
+        PausedKind::Source => None,
     }
 }

@@ -7,6 +7,9 @@ use crate::model::lead::{Candidate, Lead, LeadReason, LeadStatus};
 use crate::model::money::Amount;
 use jiff::Timestamp;
 
+/// How long an idempotency key is remembered (CONTRACT 7).
+pub(super) const REMEMBER_KEYS_HOURS: i64 = 24;
+
 /// A stored lead.
 #[derive(Debug, Clone)]
 pub struct LeadRecord {

@@ -66,7 +66,9 @@ impl Store {
         on_engine!(self, db => db.due_page(contract, after, limit).await)
     }
 
-    /// Deliveries whose attempt was open when the gateway stopped, in order of id after `after`.
+    /// Deliveries with an attempt that nobody can conclude any more at `now`, in order of id after `after`: on the embedded
+    /// store, asked at start, every open one; among several gateways those of gateways that have gone, once their deadline
+    /// is past.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -74,8 +76,9 @@ impl Store {
         &self,
         after: Option<DeliveryId>,
         limit: u32,
+        now: Timestamp,
     ) -> Result<Vec<DeliveryRecord>, StoreError> {
-        on_engine!(self, db => db.open_attempts(after, limit).await)
+        on_engine!(self, db => db.open_attempts(after, limit, now).await)
     }
 
     /// How many deliveries are unknown; for metrics, counted from the index.

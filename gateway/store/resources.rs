@@ -73,7 +73,27 @@ pub struct TokenRecord {
     pub role: String,
 }
 
+/// How often something was changed, since whenever: who sees another number than before looks again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Resources.
+    pub network: u64,
+    /// What is paused.
+    pub pauses: u64,
+    /// Staff tokens.
+    pub tokens: u64,
+}
+
 impl Store {
+    /// How often the network, its pauses and the tokens were changed: cheap enough to be asked a few times a second, for
+    /// another gateway may have changed them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn changes(&self) -> Result<Changes, StoreError> {
+        on_engine!(self, db => db.changes().await)
+    }
+
     /// Every resource.
     ///
     /// # Errors

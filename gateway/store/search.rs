@@ -21,6 +21,14 @@ pub struct Page<T> {
     pub next: Option<Uuid>,
 }
 
+/// A page of at most `limit` from one more than that.
+pub(super) fn page<T>(mut items: Vec<T>, limit: u32, id: impl Fn(&T) -> Uuid) -> Page<T> {
+    let more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = if more { items.last().map(id) } else { None };
+    Page { items, next }
+}
+
 /// Which leads; every given condition must hold.
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "each is the query parameter of the same name (CONTRACT 7)")]

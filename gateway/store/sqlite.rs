@@ -6,6 +6,7 @@ mod attempt;
 mod audit;
 mod days;
 mod deliveries;
+mod fleet;
 mod leads;
 mod places;
 mod recovery;
@@ -21,12 +22,14 @@ mod writer;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::health::Health;
 use super::{CommitStats, StoreError};
 use crate::clock;
 use writer::{Tx, Writer};
@@ -51,6 +54,8 @@ pub(super) struct Sqlite {
     readers: Arc<Readers>,
     /// Keys the look-up hashes, so that the tables do not hold guessable hashes of personal data.
     lookup_key: [u8; 32],
+    /// Resources, pauses and tokens that were changed since it was opened: nobody else changes them meanwhile.
+    changed: [AtomicU64; 3],
     checkpointer: Option<(mpsc::Sender<()>, std::thread::JoinHandle<()>)>,
     /// Held while we live: two gateways on one embedded store would each believe they alone grant places.
     _lock: File,
@@ -106,6 +111,7 @@ impl Sqlite {
             writer,
             readers,
             lookup_key,
+            changed: Default::default(),
             checkpointer: Some(checkpointer),
             _lock: lock,
         })
@@ -119,6 +125,24 @@ impl Sqlite {
     /// What the writer has done so far.
     pub(super) fn commit_stats(&self) -> &CommitStats {
         &self.writer.stats
+    }
+
+    /// What is known of its commits.
+    pub(super) fn health(&self) -> &Health {
+        &self.writer.health
+    }
+
+    /// Writes so many bytes over what it wrote the last time.
+    pub(super) async fn probe(&self, bytes: u32) -> Result<(), StoreError> {
+        self.commit(move |tx| {
+            tx.statement(
+                "INSERT INTO meta (key, value) VALUES ('probe', zeroblob(?1))
+                 ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            )?
+            .execute([bytes])
+            .map(drop)
+        })
+        .await
     }
 
     /// Bytes on disk, the log included.
@@ -263,6 +287,11 @@ fn migrate(conn: &mut Connection) -> Result<(), String> {
 }
 
 fn lookup_key(conn: &Connection) -> rusqlite::Result<[u8; 32]> {
+    // A start needs no write where nothing is new: it succeeds on a full disk, too.
+    let known = conn.query_row("SELECT value FROM meta WHERE key = 'lookup_key'", [], |row| row.get(0)).optional()?;
+    if let Some(known) = known {
+        return Ok(known);
+    }
     conn.execute(
         "INSERT INTO meta (key, value) VALUES ('lookup_key', ?1) ON CONFLICT (key) DO NOTHING",
         [clock::random_bytes::<32>()],
@@ -278,6 +307,7 @@ fn start_checkpointer(path: &Path) -> Result<(mpsc::Sender<()>, std::thread::Joi
     let thread = std::thread::Builder::new()
         .name("store-checkpoint".to_owned())
         .spawn(move || {
+            let mut failing = false;
             while stopped.recv_timeout(CHECKPOINT_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
                 // PASSIVE copies what it can while the writer goes on. Only when the log has grown far beyond what
                 // one round leaves behind is the writer held for the short rest of it; the log is then cut, or its
@@ -288,17 +318,21 @@ fn start_checkpointer(path: &Path) -> Result<(mpsc::Sender<()>, std::thread::Joi
                     _ => "PASSIVE",
                 };
                 if mode == "TRUNCATE" {
-                    checkpoint(&conn, "PASSIVE");
+                    checkpoint(&conn, "PASSIVE", &mut failing);
                 }
-                checkpoint(&conn, mode);
+                checkpoint(&conn, mode, &mut failing);
             }
         })
         .map_err(|error| error.to_string())?;
     Ok((stop, thread))
 }
 
-fn checkpoint(conn: &Connection, mode: &str) {
-    if let Err(error) = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())) {
-        tracing::warn!(store.error = %error, "a checkpoint failed; the log grows until one succeeds");
+fn checkpoint(conn: &Connection, mode: &str, failing: &mut bool) {
+    let done = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
+    if let Err(error) = &done
+        && !*failing
+    {
+        tracing::warn!(store.error = %error, "checkpoints fail; the log grows until one succeeds");
     }
+    *failing = done.is_err();
 }

@@ -134,6 +134,40 @@ pub enum Stepped {
     LeadMoved,
 }
 
+/// A delivery as a step finds it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// Its state.
+    pub(super) state: DeliveryState,
+    /// Its attempts.
+    pub(super) attempts: u32,
+    /// An attempt of it is, or was, unknown.
+    pub(super) had_unknown: bool,
+    /// How the attempt that the step ends was recorded to have ended; `None`: not yet.
+    pub(super) ended: Option<(Verdict, Option<Class>)>,
+}
+
+/// Whether a step still fits the delivery.
+///
+/// It must find what it expects; but for a reply that comes after the attempt was given up as lost with its gateway
+/// (which went on after all, or was only slow). As long as nothing came of that but waiting, the reply says what it was.
+pub(super) fn fits(step: &Step, found: Standing) -> bool {
+    if found.attempts != step.attempts {
+        return false;
+    }
+    if found.state == step.from {
+        return true;
+    }
+    let given_up = found.ended == Some((Verdict::Unknown, Some(Class::Crash)));
+    let of_this = step.attempt.as_ref().is_some_and(|end| end.number == found.attempts && end.class != Class::Crash);
+    let waits = match found.state {
+        DeliveryState::Unknown => true,
+        DeliveryState::Queued => found.had_unknown,
+        _ => false,
+    };
+    step.from == DeliveryState::Sending && given_up && of_this && waits
+}
+
 impl Store {
     /// Makes a step durable, or says what is different from what it expected.
     ///

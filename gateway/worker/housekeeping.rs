@@ -14,15 +14,18 @@ const GAUGES_EVERY: Duration = Duration::from_secs(5);
 const COUNT_EVERY: u32 = 12;
 /// Gauge rounds between two tidyings: an hour.
 const TIDY_EVERY: u32 = 720;
+/// … and after one that failed: a minute.
+const TIDY_AGAIN: u32 = 12;
 
 pub(super) async fn keep_house(inner: Weak<Inner>, mut stop: watch::Receiver<bool>) {
-    let mut round = 0_u32;
+    let (mut round, mut tidy_in) = (0_u32, 0_u32);
     loop {
         {
             let Some(inner) = inner.upgrade() else { return };
-            if round.is_multiple_of(TIDY_EVERY) {
-                tidy(&inner).await;
+            if tidy_in == 0 {
+                tidy_in = if tidy(&inner).await { TIDY_EVERY } else { TIDY_AGAIN };
             }
+            tidy_in -= 1;
             telemetry::upkeep();
             gauges(&inner, round.is_multiple_of(COUNT_EVERY)).await;
         }
@@ -34,14 +37,19 @@ pub(super) async fn keep_house(inner: Weak<Inner>, mut stop: watch::Receiver<boo
     }
 }
 
-async fn tidy(inner: &Inner) {
+/// Whether it could be done.
+async fn tidy(inner: &Inner) -> bool {
     let pipeline = &inner.pipeline;
     match pipeline.store.tidy(pipeline.clock.now(), inner.keep.captures, inner.keep.leads).await {
-        Ok(forgotten) if forgotten == crate::store::Forgotten::default() => {}
+        Ok(forgotten) if forgotten == crate::store::Forgotten::default() => true,
         Ok(forgotten) => {
             tracing::info!(tables = forgotten.days, leads = forgotten.leads, "dropped what is past its retention");
+            true
         }
-        Err(error) => tracing::warn!(store.error = %error, "retention could not run; it is tried again in an hour"),
+        Err(error) => {
+            tracing::warn!(store.error = %error, "retention could not run; it is tried again in a minute");
+            false
+        }
     }
 }
 
@@ -58,6 +66,7 @@ async fn gauges(inner: &Inner, count: bool) {
         };
         telemetry::queue(view.contract.as_str(), depth, view.oldest, now);
     }
+    telemetry::gate(pipeline.gate.is_up());
     if let Ok(unknown) = pipeline.store.unknown_count().await {
         telemetry::unknown(unknown);
     }

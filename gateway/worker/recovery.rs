@@ -1,9 +1,10 @@
-//! At start: what was under way is found and carried on. Attempts that were open are unknown, for nobody can say how
-//! far they came; what waits is taken up from the store page by page.
+//! What was under way when a gateway stopped is found and carried on: at its next start, or by another gateway. Attempts
+//! that were open are unknown, for nobody can say how far they came; what waits is taken up from the store page by page.
 
 use std::sync::Arc;
 
 use super::Inner;
+use crate::failpoint;
 use crate::pipeline::Pipeline;
 use crate::store::StoreError;
 
@@ -21,33 +22,43 @@ pub struct Found {
 
 /// Tells gate and directory what the store knows: counts, and what is paused.
 pub(super) async fn learn(pipeline: &Pipeline) -> Result<(), StoreError> {
-    let as_of = pipeline.gate.as_of();
-    pipeline.reconcile(&pipeline.store.all_places().await?, as_of).await;
+    let as_of = pipeline.gate.as_of(&[]).await;
+    pipeline.gate.reconcile(&pipeline.store.all_places().await?, as_of).await;
     for (kind, id) in pipeline.store.paused().await? {
-        pipeline.mark_paused(kind, &id, true).await;
+        pipeline.learn_paused(kind, &id, true);
     }
     Ok(())
 }
 
-pub(super) async fn recover(inner: &Arc<Inner>) -> Result<Found, StoreError> {
-    let pipeline = &inner.pipeline;
-    let mut found = Found::default();
-    learn(pipeline).await?;
-
-    // Queues first: what becomes of the open attempts may have to wait in them, and must find them complete.
-    for contract in pipeline.store.contracts_with_queue().await? {
-        inner.queue(&contract, true).wake();
-        found.queues += 1;
+/// Has every contract with waiting deliveries read them from the store; how many there are.
+pub(super) async fn take_up_queues(inner: &Arc<Inner>) -> Result<usize, StoreError> {
+    let contracts = inner.pipeline.store.contracts_with_queue().await?;
+    for contract in &contracts {
+        inner.queue(contract, true).wake();
     }
-    let mut after = None;
+    Ok(contracts.len())
+}
+
+pub(super) async fn recover(inner: &Arc<Inner>) -> Result<Found, StoreError> {
+    learn(&inner.pipeline).await?;
+    // Queues first: what becomes of the open attempts may have to wait in them, and must find them complete.
+    let queues = take_up_queues(inner).await?;
+    let open_attempts = conclude_lost_attempts(inner).await?;
+    Ok(Found { open_attempts, queues })
+}
+
+/// Records the attempts that nobody can conclude any more as unknown.
+pub(super) async fn conclude_lost_attempts(inner: &Arc<Inner>) -> Result<usize, StoreError> {
+    let pipeline = &inner.pipeline;
+    let (mut after, mut found) = (None, 0);
     loop {
-        let page = pipeline.store.open_attempts(after, PAGE).await?;
-        let Some(last) = page.last() else { break };
+        let page = pipeline.store.open_attempts(after, PAGE, pipeline.clock.now()).await?;
+        let Some(last) = page.last() else { return Ok(found) };
         after = Some(last.delivery.id);
-        found.open_attempts += page.len();
+        found += page.len();
         for record in page {
+            failpoint::pass("recovery.open_attempt");
             pipeline.lost_attempt(record).await?;
         }
     }
-    Ok(found)
 }

@@ -62,6 +62,8 @@ enum Next {
     SleepUntil(Option<Timestamp>),
     /// After a pause, whatever the bell says.
     Pause(Duration),
+    /// When the store takes writes again.
+    StoreIsWell,
 }
 
 impl Runner {
@@ -89,6 +91,12 @@ impl Runner {
                         _ = self.stop.wait_for(|stop| *stop) => {}
                     }
                 }
+                Next::StoreIsWell => {
+                    tokio::select! {
+                        () = self.pipeline.store.well() => {}
+                        _ = self.stop.wait_for(|stop| *stop) => {}
+                    }
+                }
             }
         }
     }
@@ -105,6 +113,10 @@ impl Runner {
 
     /// Does the one thing that is to be done now.
     async fn look(&mut self) -> Result<Next, StoreError> {
+        if self.pipeline.store.trouble().is_some() {
+            // Nothing can be sent without its commit. To try it would take permits, pace and tickets for nothing.
+            return Ok(Next::StoreIsWell);
+        }
         let now = self.pipeline.clock.now();
         if self.refill(now).await? {
             return Ok(Next::Again);
@@ -232,7 +244,7 @@ impl Runner {
                 Ok(Attempted::Done | Attempted::Gone) => false,
                 Ok(Attempted::BackToGate) => true,
                 Err(error) => {
-                    tracing::warn!(delivery.id = %queued.id, store.error = %error, "an attempt could not be started");
+                    tracing::debug!(delivery.id = %queued.id, store.error = %error, "an attempt could not be started");
                     tokio::time::sleep(TROUBLE_PAUSE).await;
                     true
                 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use lead_gateway::cli::demo::network as demo;
 use lead_gateway::cli::demo::partners::Addresses;
-use lead_gateway::config::{Config, LogFormat};
+use lead_gateway::config::{Config, LogFormat, StorePlace};
 use lead_gateway::directory::{Network, ResourceSet, files};
 use lead_gateway::model::units::{Size, Span};
 use lead_gateway::store::ResourceRecord;
@@ -52,7 +52,7 @@ fn keys() -> Vec<(String, String, String)> {
 fn every_key_alone_is_the_default() {
     let keys = keys();
     assert!(keys.len() >= 18, "{keys:?}");
-    let without_default = ["metrics_listen", "extra_ca", "key"];
+    let without_default = ["metrics_listen", "extra_ca", "key", "sentinel", "cluster", "username", "password", "ca"];
     for (section, key, line) in keys {
         let config = parse(&format!("[{section}]\n{line}\n")).unwrap_or_else(|error| panic!("{key}: {error}"));
         assert_eq!(config == Config::default(), !without_default.contains(&key.as_str()), "{section}.{key}");
@@ -94,7 +94,7 @@ fn the_environment_wins_over_the_file_for_every_type() {
     assert_eq!(config.server.metrics_listen, Some("[::1]:9001".parse().unwrap()));
     assert_eq!((config.server.body_limit, config.server.connections), (Size(2 << 20), 17));
     assert_eq!(config.server.header_timeout, Span(std::time::Duration::from_millis(1500)));
-    assert_eq!(config.store.directory().unwrap(), Path::new("/var/lib/leads"));
+    assert_eq!(config.store.place().unwrap(), StorePlace::Directory("/var/lib/leads".into()));
     assert_eq!(config.network.dir, Path::new("/etc/gateway/network"));
     assert_eq!(config.egress.allow.len(), 2);
     assert_eq!(config.log.format, LogFormat::Json);
@@ -162,11 +162,11 @@ fn text_that_is_no_toml_is_refused_with_its_line() {
 
 #[test]
 fn a_store_that_this_version_does_not_have_is_refused_without_its_password() {
-    let config = parse("[store]\nurl = \"postgres://gateway:hunter2@db/leads\"\n").unwrap();
-    let error = config.store.directory().unwrap_err().to_string();
+    let config = parse("[store]\nurl = \"mysql://gateway:hunter2@db/leads\"\n").unwrap();
+    let error = config.store.place().unwrap_err().to_string();
     assert!(error.contains("sqlite:DIRECTORY") && error.contains("store.url"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
-    assert!(parse("[store]\nurl = \"sqlite:\"\n").unwrap().store.directory().is_err());
+    assert!(parse("[store]\nurl = \"sqlite:\"\n").unwrap().store.place().is_err());
 }
 
 #[test]

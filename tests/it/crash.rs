@@ -1,110 +1,372 @@
-//! `kill -9` in mid-load, and a restart: nothing acknowledged is missing, nothing is sent twice, no limit is passed.
+//! The crash campaign: gateways are killed at named points and at random under load, and started again; then the books
+//! must agree with what the sources were told and what the partners saw.
+//!
+//! - `crash/sources.rs` posts all the time and writes down every yes
+//! - `crash/partners.rs` takes, refuses, hangs and cuts, and remembers everything
+//! - `crash/fleet.rs` starts and kills gateways
+//! - `crash/books.rs` says what is wrong in the end
+//! - `crash/dice.rs`: all chance follows from a seed, which is printed; `CRASH_SEED=…` repeats the schedule, and
+//!   `CRASH_KILLS=1000` (`make soak`) goes on for so many kills
 
-use std::collections::{BTreeMap, BTreeSet};
+mod books;
+mod dice;
+mod fleet;
+mod partners;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
+use jiff::{Timestamp, ToSpan as _};
+use lead_gateway::clock::{self, Clock};
+use lead_gateway::failpoint::POINTS;
+use lead_gateway::store::Store;
 
-use crate::harness::{JsonBody as _, KEY, World, buyer, lead, text_at};
-use crate::partner_stub::{Behaviour, Stub};
+use crate::harness::World;
+use books::{Books, Buyer, Contract, Findings, Reader};
+use dice::Dice;
+use fleet::{Fleet, Starter};
+use partners::Partner;
+use sources::Sources;
 
-/// Kills in one run; each at another moment of the load.
-const KILLS: u64 = 6;
-/// What the limited partner may have today.
-const LIMIT: usize = 100;
+/// Kills in one round: two at every named point, and as many again by time and by what arrives as make this.
+const KILLS: usize = 32;
+/// The schedule of `make test`, which is always the same.
+const SEED: u64 = 4;
+/// Sources that post at the same time.
+const SOURCES: usize = 10;
+/// Each of them posts about so often.
+const PACE: Duration = Duration::from_millis(70);
+/// Longest wait for an armed point to be passed; whoever has not passed it by then is killed where it is.
+const ARMED_FOR: Duration = Duration::from_secs(6);
+
+/// How long one of two deaths lingers at its point, milliseconds.
+const LINGER: u64 = 60;
+
+/// The first three are asked for most, and fill up on the way; `scarce` is soon full and holds, `shut` is closed and holds,
+/// `omega` takes the rest. In `gust` a partner buys twice; what `breeze` cannot tell goes to somebody else.
+const CONTRACTS: [Contract; 8] = [
+    Contract { id: "alpha", partner: "alpha", on_unknown: "review", concurrency: 8, limits: [130, 0, 0] },
+    Contract { id: "beta", partner: "beta", on_unknown: "retry", concurrency: 8, limits: [0, 0, 0] },
+    Contract { id: "gamma", partner: "gamma", on_unknown: "next", concurrency: 8, limits: [0, 0, 110] },
+    Contract { id: "scarce", partner: "delta", on_unknown: "review", concurrency: 4, limits: [6, 0, 0] },
+    Contract { id: "shut", partner: "epsilon", on_unknown: "review", concurrency: 4, limits: [0, 0, 0] },
+    Contract { id: "omega", partner: "omega", on_unknown: "review", concurrency: 12, limits: [0, 0, 0] },
+    Contract { id: "gust", partner: "beta", on_unknown: "review", concurrency: 4, limits: [90, 0, 0] },
+    Contract { id: "breeze", partner: "omega", on_unknown: "next", concurrency: 4, limits: [0, 0, 0] },
+];
+
+const BUYERS: [Buyer; 6] = [
+    Buyer { id: "alpha", timezone: "Europe/London", limits: [0, 120, 0] },
+    Buyer { id: "beta", timezone: "America/New_York", limits: [0, 260, 0] },
+    Buyer { id: "gamma", timezone: "Asia/Kolkata", limits: [140, 0, 0] },
+    Buyer { id: "delta", timezone: "Europe/London", limits: [0, 0, 0] },
+    Buyer { id: "epsilon", timezone: "Europe/London", limits: [0, 0, 0] },
+    Buyer { id: "omega", timezone: "Pacific/Auckland", limits: [0, 0, 0] },
+];
+
+/// How a gateway dies.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    /// At the n-th passing of a named point: at once, or after lingering there, for what others do meanwhile that they
+    /// may not.
+    At(&'static str, u64, bool),
+    /// So long after it was ready.
+    After(Duration),
+    /// When so many more requests have reached the partners.
+    Requests(usize),
+}
+
+impl Death {
+    fn name(self) -> &'static str {
+        match self {
+            Self::At(point, ..) => point,
+            Self::After(_) => "at random",
+            Self::Requests(_) => "with requests at partners",
+        }
+    }
+}
+
+/// The deaths of one round, in another order for each seed.
+fn schedule(seed: u64, kills: usize) -> Vec<Death> {
+    let mut dice = Dice::new(seed, "schedule");
+    let mut deaths = Vec::new();
+    for n in 0..kills {
+        let named = POINTS.get(n % KILLS / 2).map(|point| {
+            let most = if point.starts_with("recovery") { 3 } else { 100 };
+            Death::At(point, 1 + dice.below(most), n % 2 == 1)
+        });
+        deaths.push(match (named, n % 2) {
+            (Some(named), _) => named,
+            (None, 0) => Death::After(Duration::from_millis(dice.below(1_500))),
+            (None, _) => Death::Requests(1 + dice.index(100)),
+        });
+    }
+    dice.shuffle(&mut deaths);
+    deaths
+}
+
+/// The fleet under fire, and how its books are opened.
+struct Front {
+    fleet: Fleet,
+    /// A staff token, made once a gateway is up.
+    token: Box<dyn Fn() -> String>,
+    /// The counts of places, and what they are when they are counted again; with all gateways stopped.
+    recount: Box<dyn Fn() -> Pin<Box<dyn Future<Output = Recount>>>>,
+}
+
+/// Counts of places by key, as kept and as counted again.
+type Recount = (BTreeMap<String, u64>, BTreeMap<String, u64>);
+
+/// What one round came to.
+#[derive(Debug)]
+struct Round {
+    findings: Findings,
+    acknowledged: usize,
+    repeated: usize,
+    refused: usize,
+    unanswered: usize,
+    kills: BTreeMap<&'static str, usize>,
+}
+
+/// The network under fire.
+fn network(partners: &[Partner]) -> String {
+    let mut text = sources::network();
+    let limits = |[daily, monthly, total]: [usize; 3]| {
+        format!("limits = {{ daily = {daily}, monthly = {monthly}, total = {total} }}")
+    };
+    for buyer in &BUYERS {
+        let (id, timezone, limits) = (buyer.id, buyer.timezone, limits(buyer.limits));
+        writeln!(text, "[[partner]]\nid = \"{id}\"\nkind = \"buyer\"\ntimezone = \"{timezone}\"\n{limits}").unwrap();
+    }
+    // Three days from now, whatever day that is: closed for the whole of the test.
+    let day = Clock::system().now().to_zoned(jiff::tz::TimeZone::UTC).checked_add(3.days()).unwrap();
+    let day = day.strftime("%a").to_string().to_lowercase();
+    for contract in &CONTRACTS {
+        let Contract { id, partner, on_unknown, concurrency, .. } = contract;
+        let address = partners.iter().find(|one| one.id == *partner).unwrap().address;
+        let campaign = if ["gust", "breeze"].contains(id) { "wind" } else { "solar" };
+        let bill = |n: u8| format!("{{ field = \"bill\", equals = \"{n}\" }}");
+        let more = match *id {
+            "scarce" => format!("when_full = \"hold\"\nfilters = {}\npriority = 1", bill(1)),
+            "shut" => format!(
+                "when_closed = \"hold\"\nhold_for = \"10d\"\nschedule = {{ {day} = \"03:00-03:01\" }}\nfilters = {}\npriority = 1",
+                bill(2)
+            ),
+            "omega" => format!("priority = 3\nfilters = {{ not = {{ any = [{}, {}] }} }}", bill(1), bill(2)),
+            _ if campaign == "wind" => String::new(),
+            _ => format!("priority = 2\nfilters = {{ not = {{ any = [{}, {}] }} }}", bill(1), bill(2)),
+        };
+        writeln!(
+            text,
+            r#"
+[[contract]]
+id = "{id}"
+partner = "{partner}"
+campaign = "{campaign}"
+price = "31.00"
+on_unknown = "{on_unknown}"
+{more}
+{}
+
+[contract.endpoint]
+method = "json"
+url = "http://{address}/{id}"
+template = "lead.json.hbs"
+concurrency = {concurrency}
+timeout = "6s"
+retry = {{ max_attempts = 4, first = "100ms", max = "400ms" }}
+[contract.endpoint.response]
+duplicate = {{ json = "$.answer", equals = "had" }}
+accepted = {{ json = "$.answer", equals = "took" }}
+rejected = {{ json = "$.answer", equals = "refused" }}
+"#,
+            limits(contract.limits)
+        )
+        .unwrap();
+    }
+    text
+}
+
+/// One gateway on an embedded store, which counts in its own memory.
+fn on_sqlite(world: &Arc<World>) -> Front {
+    let (starting, telling, counting) = (Arc::clone(world), Arc::clone(world), Arc::clone(world));
+    let starter: Starter = Box::new(move |_| starting.command(&["serve"]));
+    Front {
+        fleet: Fleet::new(1, world.path("log"), starter),
+        token: Box::new(move || telling.new_token("tester", "admin")),
+        recount: Box::new(move || {
+            let data = counting.path("data");
+            Box::pin(async move {
+                let store = Store::open(&data).unwrap();
+                let text = |(key, used): (lead_gateway::model::limit::PlaceKey, u64)| (key.to_string(), used);
+                let kept = store.all_places().await.unwrap().into_iter().map(text).collect();
+                let counted = store.recount_places().await.unwrap().into_iter().map(text).collect();
+                (kept, counted)
+            })
+        }),
+    }
+}
+
+/// One round: a store, its gateways, load, deaths, and the books.
+async fn round<F>(seed: u64, kills: usize, open: F) -> Round
+where
+    F: FnOnce(&str) -> Front,
+{
+    let mut partners = Vec::new();
+    for buyer in &BUYERS {
+        partners.push(Partner::start(buyer.id, seed).await);
+    }
+    let mut front = open(&network(&partners));
+    let fleet = &mut front.fleet;
+    fleet.start_all().await;
+    let token = (front.token)();
+    let sources = Sources::start(SOURCES, PACE, seed, &fleet.addresses);
+    let mut dice = Dice::new(seed, "victims");
+    let (mut died, mut by_name): (Vec<Timestamp>, BTreeMap<_, usize>) = (Vec::new(), BTreeMap::new());
+    for death in schedule(seed, kills) {
+        let victim = dice.index(fleet.size());
+        // The one before it, who is down, is back while this one dies.
+        for n in (0..fleet.size()).filter(|n| *n != victim) {
+            if !fleet.is_up(n) {
+                fleet.start(n, None).await;
+            }
+        }
+        if fleet.is_up(victim) {
+            fleet.kill(victim);
+            died.push(Clock::system().now());
+        }
+        let armed = match death {
+            Death::At(point, n, false) => Some(format!("kill:{point}:{n}")),
+            Death::At(point, n, true) => Some(format!("sleep-{LINGER}:{point}:{n},kill:{point}:{n}")),
+            _ => None,
+        };
+        let mut name = death.name();
+        if fleet.start(victim, armed.as_deref()).await {
+            match death {
+                Death::At(point, ..) => {
+                    // A start that found too few open attempts will find no more.
+                    let patience = if point.starts_with("recovery") { Duration::from_millis(300) } else { ARMED_FOR };
+                    if !fleet.ends(victim, patience).await {
+                        name = "too late for its point";
+                    }
+                }
+                Death::After(pause) => tokio::time::sleep(pause).await,
+                Death::Requests(more) => {
+                    let count = || partners.iter().map(Partner::count).sum::<usize>();
+                    let (wanted, began) = (count() + more, clock::instant());
+                    while count() < wanted && began.elapsed() < ARMED_FOR {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            }
+        }
+        fleet.kill(victim);
+        died.push(Clock::system().now());
+        *by_name.entry(name).or_default() += 1;
+    }
+
+    fleet.start_all().await;
+    let account = sources.end().await;
+    let address = fleet.addresses.lock().unwrap()[0].unwrap();
+    let client = fleet::client(Duration::from_secs(60));
+    let reader = Reader { address, token, client };
+    let moving = reader.quiet().await.err();
+    let books = Books { contracts: &CONTRACTS, buyers: &BUYERS, partners: &partners, account: &account, kills: &died };
+    let mut findings = books.check(&reader).await;
+    findings.violations.extend(moving.map(|page| format!("never quiet: {page}")));
+    front.fleet.stop().await;
+    let (kept, counted) = (front.recount)().await;
+    let capped = kept.get("source/capped/t").copied().unwrap_or(0);
+    if capped != findings.capped as u64 {
+        findings.violations.push(format!("{capped} places of a source that has sent {}", findings.capped));
+    }
+    let of_deliveries = |key: &str| key.starts_with("partner/") || key.starts_with("contract/");
+    let kept: BTreeMap<_, _> = kept.into_iter().filter(|(key, _)| of_deliveries(key)).collect();
+    if kept != counted {
+        findings.violations.push(format!("places are kept as {kept:#?}, and counted again {counted:#?}"));
+    }
+    Round {
+        findings,
+        acknowledged: account.acknowledged.len(),
+        repeated: account.repeated,
+        refused: account.refused,
+        unanswered: account.unanswered,
+        kills: by_name,
+    }
+}
+
+/// Rounds until there were so many kills; each on a store of its own, so that what is wrong is seen soon.
+async fn campaign<F>(open: F)
+where
+    F: Fn(&str) -> Front,
+{
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let wanted = number("CRASH_KILLS").map_or(KILLS, |kills| usize::try_from(kills).unwrap());
+    let first = number("CRASH_SEED").unwrap_or(SEED);
+    let (mut total, mut seed) = (Total::default(), first);
+    while total.kills < wanted {
+        eprintln!("crash campaign: CRASH_SEED={seed}");
+        let began = clock::instant();
+        let round = round(seed, KILLS.min(wanted - total.kills), &open).await;
+        total.add(&round);
+        eprintln!("  {} s, {:?}\n  so far: {total}", began.elapsed().as_secs(), round.kills);
+        let violations = round.findings.violations;
+        let first: Vec<_> = violations.iter().take(20).map(String::as_str).collect();
+        assert!(first.is_empty(), "CRASH_SEED={seed}: {} violations, such as\n{}", violations.len(), first.join("\n"));
+        // Without load nothing is shown.
+        let load = round.acknowledged.min(round.findings.requests).min(2 * round.findings.sold);
+        assert!(load > 300 * round.kills.values().sum::<usize>() / KILLS, "CRASH_SEED={seed}: there was no load");
+        seed += 1;
+    }
+}
+
+/// What a campaign came to.
+#[derive(Default)]
+struct Total {
+    kills: usize,
+    acknowledged: usize,
+    repeated: usize,
+    refused: usize,
+    unanswered: usize,
+    findings: Findings,
+}
+
+impl Total {
+    fn add(&mut self, round: &Round) {
+        self.kills += round.kills.values().sum::<usize>();
+        self.acknowledged += round.acknowledged;
+        self.repeated += round.repeated;
+        self.refused += round.refused;
+        self.unanswered += round.unanswered;
+        self.findings.add(&round.findings);
+    }
+}
+
+impl std::fmt::Display for Total {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Findings { leads, sold, deliveries, held, attempts, requests, crashed, unclear, injected, .. } =
+            self.findings;
+        write!(
+            f,
+            "{} kills; {} leads acknowledged ({} posts repeated, {} refused at a limit, {} never answered), {leads} stored, \
+             {sold} sold; {deliveries} deliveries, {held} held; {attempts} attempts, {requests} requests seen by partners; \
+             unknown: {crashed} by kills, {unclear} by {injected} injected faults; {} violations",
+            self.kills,
+            self.acknowledged,
+            self.repeated,
+            self.refused,
+            self.unanswered,
+            self.findings.violations.len(),
+        )
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_kill_in_mid_load_loses_nothing_sends_nothing_twice_and_passes_no_limit() {
-    let limited = Stub::start(Behaviour::ok(r#"{"ok": true}"#)).await;
-    let open = Stub::start(Behaviour::ok(r#"{"ok": true}"#)).await;
-    let network = [
-        buyer("limited", &limited.url("/"), &format!("limits = {{ daily = {LIMIT} }}"), "priority = 1", ""),
-        buyer("open", &open.url("/"), "", "priority = 2", ""),
-    ];
-    let world = World::new(&network.concat());
-    let mut acknowledged: BTreeMap<String, String> = BTreeMap::new();
-
-    for kill in 0..KILLS {
-        let gateway = world.start().await;
-        let stop = Arc::new(AtomicBool::new(false));
-        let posters: Vec<_> = (0..8)
-            .map(|poster| {
-                let (client, url, stop) =
-                    (gateway.client.clone(), gateway.url("/v1/campaigns/solar/leads"), Arc::clone(&stop));
-                tokio::spawn(async move {
-                    let mut acknowledged = Vec::new();
-                    for number in 0.. {
-                        if stop.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        let email = format!("p{kill}.{poster}.{number}@example.com");
-                        let Ok(answer) = client.post(&url).bearer_auth(KEY).json_body(&lead(&email)).send().await
-                        else {
-                            break;
-                        };
-                        let status = answer.status();
-                        let Ok(body) = answer.text().await else { break };
-                        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-                        assert_eq!(status, 202, "{body}");
-                        acknowledged.push((text_at(&body, "/lead_id"), email));
-                    }
-                    acknowledged
-                })
-            })
-            .collect();
-        // Another moment each time, by how much has been sent.
-        let before = open.requests().len() + limited.requests().len();
-        let wanted = before + 20 + 17 * usize::try_from(kill).unwrap();
-        while open.requests().len() + limited.requests().len() < wanted {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        gateway.kill();
-        stop.store(true, Ordering::Relaxed);
-        for poster in posters {
-            acknowledged.extend(poster.await.unwrap());
-        }
-    }
-    assert!(acknowledged.len() > 50, "there was no load: {}", acknowledged.len());
-
-    let gateway = world.start().await;
-    for state in ["queued", "sending"] {
-        gateway.eventually(&format!("/v1/deliveries?state={state}"), |page| page["items"] == json!([])).await;
-    }
-    let mut unknown = BTreeSet::new();
-    for id in acknowledged.keys() {
-        let lead = gateway.lead(id).await;
-        match text_at(&lead, "/status").as_str() {
-            "sold" => {}
-            "pending" => {
-                let delivery = lead["deliveries"].as_array().unwrap().last().unwrap();
-                assert_eq!(text_at(delivery, "/state"), "unknown", "{lead:#}");
-                unknown.insert(text_at(delivery, "/id"));
-            }
-            other => panic!("an acknowledged lead is {other}: {lead:#}"),
-        }
-    }
-    // An attempt can be open at a kill for each permit of each contract.
-    assert!(unknown.len() <= usize::try_from(KILLS).unwrap() * 32, "{} are unknown", unknown.len());
-
-    let mut sent: BTreeMap<String, usize> = BTreeMap::new();
-    let mut people: BTreeMap<String, usize> = BTreeMap::new();
-    for request in limited.requests().iter().chain(&open.requests()) {
-        *sent.entry(request.header("idempotency-key").unwrap().to_owned()).or_default() += 1;
-        let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
-        *people.entry(text_at(&body, "/email")).or_default() += 1;
-    }
-    let twice: Vec<_> = sent.iter().filter(|(_, times)| **times > 1).collect();
-    assert!(twice.is_empty(), "deliveries were sent twice: {twice:?}");
-    let twice: Vec<_> = people.iter().filter(|(_, times)| **times > 1).collect();
-    assert!(twice.is_empty(), "people were sent twice: {twice:?}");
-    for (id, email) in &acknowledged {
-        // Whoever is sold has arrived, and an unknown one may have.
-        if text_at(&gateway.lead(id).await, "/status") == "sold" {
-            assert_eq!(people.get(email), Some(&1), "{email} is sold, and nobody has it");
-        }
-    }
-    assert!(limited.requests().len() <= LIMIT, "{} of {LIMIT} were sent", limited.requests().len());
-    gateway.stop().await;
+async fn whenever_a_gateway_on_sqlite_dies_nothing_is_lost_sent_twice_or_beyond_a_limit() {
+    campaign(|network| on_sqlite(&Arc::new(World::new(network)))).await;
 }

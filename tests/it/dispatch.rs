@@ -52,6 +52,7 @@ fn post(url: impl Into<String>, body: impl Into<Bytes>) -> Outgoing {
         masked: None,
         secrets: Vec::new(),
         backup: None,
+        send_before: None,
     }
 }
 

@@ -1,7 +1,9 @@
 //! The gate: hours and periods against a minute-by-minute reference, and the suite that every kind of gate must pass.
 
+mod books;
 mod hours;
 mod periods;
+mod redis;
 mod suite;
 
 use std::collections::HashMap;
@@ -14,6 +16,8 @@ use lead_gateway::gate::{Answer, Gate};
 use lead_gateway::model::contract::Contract;
 use lead_gateway::model::id::ContractId;
 use lead_gateway::model::partner::Partner;
+
+use books::Subject;
 
 pub fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -44,10 +48,10 @@ pub fn network(partner: &str, contracts: &[(&str, &str)]) -> Network {
 
 #[test]
 fn the_memory_gate_passes_the_suite() {
-    suite::run(|network| {
+    suite::run(async |network| {
         let gate = Gate::Memory(MemoryGate::new());
-        gate.install(network);
-        std::future::ready(gate)
+        gate.install(network, 1).await;
+        Subject::new(gate, Arc::default())
     });
 }
 
@@ -56,11 +60,11 @@ async fn memory_is_bounded_because_counts_of_past_periods_are_dropped() {
     let memory = MemoryGate::new();
     let contract: ContractId = "c".parse().unwrap();
     let gate = Gate::Memory(memory);
-    gate.install(network("", &[("c", "")]));
+    gate.install(network("", &[("c", "")]), 1).await;
     for day in 0..800 {
         let now = at("2026-01-01T12:00:00Z") + jiff::SignedDuration::from_hours(24 * day);
         assert!(matches!(gate.take(&contract, now, false).await.unwrap(), Answer::Open(_)));
-        let Gate::Memory(memory) = &gate;
+        let Gate::Memory(memory) = &gate else { panic!("it is a memory gate") };
         // Two owners, each with a total, at most two months and today with the few days before it.
         assert!(memory.counters() <= 2 * (1 + 2 + 4), "{} counters on day {day}", memory.counters());
     }

@@ -29,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A directory with configuration, network and templates.
 pub struct World {
     dir: TempDir,
+    /// `[store] url`; without one, a directory of this world.
+    store: Option<String>,
+    /// `[gate]` and what belongs to it; without it, the gateway's own.
+    gate: Option<String>,
 }
 
 impl World {
@@ -42,8 +46,18 @@ impl World {
         Self::with_base(&base(campaign, source), network)
     }
 
+    /// As [`World::new`], for several gateways: on the database at `store`, with the gate that the keys `gate` describe.
+    pub fn shared(network: &str, store: &str, gate: &str) -> Self {
+        let (store, gate) = (Some(store.to_owned()), Some(gate.to_owned()));
+        Self::made_of(&base("", ""), network, store, gate)
+    }
+
     fn with_base(base: &str, network: &str) -> Self {
-        let world = Self { dir: tempfile::tempdir().unwrap() };
+        Self::made_of(base, network, None, None)
+    }
+
+    fn made_of(base: &str, network: &str, store: Option<String>, gate: Option<String>) -> Self {
+        let world = Self { dir: tempfile::tempdir().unwrap(), store, gate };
         std::fs::create_dir_all(world.path("network")).unwrap();
         std::fs::create_dir_all(world.path("templates")).unwrap();
         world.configure("");
@@ -59,13 +73,26 @@ impl World {
     /// Writes the configuration, with `more` at its end.
     pub fn configure(&self, more: &str) {
         let root = self.dir.path().display();
+        let store = self.store.clone().unwrap_or_else(|| format!("sqlite:{root}/data"));
+        let gate = self.gate.as_ref().map(|keys| format!("[gate]\n{keys}\n")).unwrap_or_default();
         self.write(
             "gateway.toml",
             &format!(
-                "[server]\nlisten = \"127.0.0.1:0\"\ndrain_timeout = \"10s\"\n[store]\nurl = \"sqlite:{root}/data\"\n\
+                "[server]\nlisten = \"127.0.0.1:0\"\ndrain_timeout = \"10s\"\n[store]\nurl = \"{store}\"\n{gate}\
                  [network]\ndir = \"{root}/network\"\ntemplates = \"{root}/templates\"\n[egress]\nallow = [\"127.0.0.0/8\"]\n{more}\n"
             ),
         );
+    }
+
+    /// `[store] url`, where it is not a directory of this world.
+    pub fn store_url(&self) -> String {
+        self.store.clone().unwrap()
+    }
+
+    /// Adds keys to `[server]`.
+    pub fn configure_server(&self, keys: &str) {
+        let text = std::fs::read_to_string(self.path("gateway.toml")).unwrap();
+        self.write("gateway.toml", &text.replacen("[server]\n", &format!("[server]\n{keys}\n"), 1));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -140,6 +167,7 @@ impl World {
         let listener = tokio::net::TcpListener::bind(config.server.listen).await.unwrap();
         let address = listener.local_addr().unwrap();
         let app = Arc::new(App::open(config, clock.clone()).await.unwrap_or_else(|error| panic!("{error:#}")));
+        app.join().await.unwrap();
         let request = TokenRequest { name: format!("tester-{}", clock.uuid()), role: Role::Admin };
         let store = &app.pipeline.store;
         let token = make_token(store, &request, clock.now()).await.unwrap().unwrap();
@@ -340,6 +368,11 @@ impl Gateway {
         let answer = self.send(self.client.get(self.url(path)).bearer_auth(&self.token)).await;
         assert_eq!(answer.status, 200, "GET {path}: {}", answer.text);
         answer.json()
+    }
+
+    /// What anybody gets, whatever its status.
+    pub async fn get_open(&self, path: &str) -> Value {
+        self.send(self.client.get(self.url(path))).await.json()
     }
 
     /// What staff do.

@@ -1,16 +1,20 @@
-//! The store: what every engine must do (`store/suite.rs`, `store/search.rs`, `store/model.rs`), and what the embedded
-//! one promises of its directory.
+//! The store: what every engine must do (`store/suite.rs`, `store/search.rs`, `store/model.rs`), and what each promises
+//! besides.
 
+mod fleet;
 mod model;
 mod search;
 mod suite;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lead_gateway::clock;
-use lead_gateway::store::{Store, StoreError};
+use lead_gateway::clock::{self, Clock};
+use lead_gateway::store::{ConnectOptions, Store, StoreError};
+
+use crate::servers::postgres::Postgres;
 
 use suite::{Case, Opener};
 
@@ -20,8 +24,25 @@ fn sqlite() -> Opener {
     Box::new(move || Store::open(dir.path()).unwrap())
 }
 
-/// One test for each sentence of the suite; another engine is another line here.
-macro_rules! passes_the_suite {
+/// A server and a database of its own for each case.
+fn postgres() -> Opener {
+    on(&Arc::new(Postgres::start()))
+}
+
+/// A new database on a server.
+fn on(server: &Arc<Postgres>) -> Opener {
+    let (server, url) = (Arc::clone(server), server.database());
+    // As the gateway that was there before: whose deliveries another one takes over is told elsewhere.
+    let options = ConnectOptions { incarnation: Some(Clock::system().uuid()), ..ConnectOptions::default() };
+    Box::new(move || {
+        let _ = &server;
+        let connect = Store::connect(&url, &options);
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(connect)).unwrap()
+    })
+}
+
+/// One test for each sentence of the suite.
+macro_rules! passes {
     ($engine:ident: $($file:ident::$sentence:ident),* $(,)?) => {
         mod $engine {
             $(
@@ -34,42 +55,57 @@ macro_rules! passes_the_suite {
     };
 }
 
-passes_the_suite! { sqlite:
-    suite::a_lead_is_stored_with_all_that_belongs_to_it_or_not_at_all,
-    suite::an_idempotency_key_is_remembered_for_24_hours,
-    suite::of_many_posts_with_one_idempotency_key_one_is_stored,
-    suite::a_person_is_a_duplicate_within_the_window_and_no_longer,
-    suite::of_many_posts_of_one_person_one_is_no_duplicate,
-    suite::test_leads_are_neither_counted_nor_remembered,
-    suite::accepts_at_once_fill_a_limit_exactly,
-    suite::attempts_at_once_fill_a_limit_exactly,
-    suite::an_attempt_with_the_wrong_number_or_state_is_stale,
-    suite::a_paused_partner_or_contract_starts_no_attempt,
-    suite::the_places_of_an_unknown_attempt_move_with_the_next,
-    suite::a_full_period_takes_nothing_and_says_how_much_is_taken,
-    suite::a_step_from_another_state_is_stale_and_changes_nothing,
-    suite::of_two_steps_that_hand_one_lead_on_one_wins,
-    suite::a_definite_no_gives_the_places_back_and_unknown_keeps_them,
-    suite::a_redelivery_waits_until_the_old_one_is_final,
-    suite::exchanges_come_back_byte_for_byte,
-    suite::what_is_looked_up_is_found_over_many_days,
-    suite::retention_drops_whole_days_and_keeps_what_is_unfinished,
-    suite::old_leads_go_in_bites_with_their_deliveries_and_attempts,
-    suite::a_failing_write_fails_alone_among_many,
-    suite::turns_never_go_back,
-    suite::queues_are_paged_in_order_without_loss_or_repetition,
-    suite::open_attempts_are_found_page_by_page_after_a_restart,
-    suite::resources_change_all_or_none_and_keep_their_versions,
-    suite::pauses_and_tokens_outlive_a_restart,
-    search::leads_are_found_as_a_filter_over_all_of_them_would,
-    search::deliveries_are_found_as_a_filter_over_all_of_them_would,
-    search::refusals_are_found_as_a_filter_over_all_of_them_would,
-    search::more_leads_than_are_looked_up_at_a_time_are_all_found,
+/// What every engine must do.
+macro_rules! passes_the_suite {
+    ($engine:ident) => {
+        passes! { $engine:
+            suite::a_lead_is_stored_with_all_that_belongs_to_it_or_not_at_all,
+            suite::an_idempotency_key_is_remembered_for_24_hours,
+            suite::of_many_posts_with_one_idempotency_key_one_is_stored,
+            suite::a_person_is_a_duplicate_within_the_window_and_no_longer,
+            suite::of_many_posts_of_one_person_one_is_no_duplicate,
+            suite::test_leads_are_neither_counted_nor_remembered,
+            suite::accepts_at_once_fill_a_limit_exactly,
+            suite::attempts_at_once_fill_a_limit_exactly,
+            suite::an_attempt_with_the_wrong_number_or_state_is_stale,
+            suite::a_paused_partner_or_contract_starts_no_attempt,
+            suite::the_places_of_an_unknown_attempt_move_with_the_next,
+            suite::a_full_period_takes_nothing_and_says_how_much_is_taken,
+            suite::a_step_from_another_state_is_stale_and_changes_nothing,
+            suite::of_two_steps_that_hand_one_lead_on_one_wins,
+            suite::a_definite_no_gives_the_places_back_and_unknown_keeps_them,
+            suite::a_redelivery_waits_until_the_old_one_is_final,
+            suite::exchanges_come_back_byte_for_byte,
+            suite::what_is_looked_up_is_found_over_many_days,
+            suite::retention_drops_whole_days_and_keeps_what_is_unfinished,
+            suite::old_leads_go_in_bites_with_their_deliveries_and_attempts,
+            suite::a_failing_write_fails_alone_among_many,
+            suite::turns_never_go_back,
+            suite::queues_are_paged_in_order_without_loss_or_repetition,
+            suite::open_attempts_are_found_page_by_page_after_a_restart,
+            suite::resources_change_all_or_none_and_keep_their_versions,
+            suite::pauses_and_tokens_outlive_a_restart,
+            suite::whatever_is_changed_is_counted,
+            search::leads_are_found_as_a_filter_over_all_of_them_would,
+            search::deliveries_are_found_as_a_filter_over_all_of_them_would,
+            search::refusals_are_found_as_a_filter_over_all_of_them_would,
+            search::more_leads_than_are_looked_up_at_a_time_are_all_found,
+        }
+    };
 }
+
+passes_the_suite!(sqlite);
+passes_the_suite!(postgres);
 
 #[test]
 fn any_history_on_sqlite_agrees_with_a_simple_model() {
-    model::run(sqlite);
+    model::run(sqlite, 32);
+}
+
+#[test]
+fn any_history_on_postgres_agrees_with_a_simple_model() {
+    let server = Arc::new(Postgres::start());
+    model::run(|| on(&server), 8);
 }
 
 fn mode(path: &Path) -> u32 {
@@ -187,19 +223,13 @@ async fn a_long_write_blocks_no_reader_and_a_long_read_no_writer() {
     assert_eq!(leads(), 22);
 }
 
-#[tokio::test]
-async fn what_people_do_is_written_down_with_their_reasons() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
-    let case = Case::new(Box::new(move || store.clone()));
-    suite::acts_of_people(&case).await;
-    let conn = rusqlite::Connection::open(dir.path().join("gateway.db")).unwrap();
-    let mut select = conn.prepare("SELECT at, who, action, subject, reason FROM audit ORDER BY seq").unwrap();
-    let rows: Vec<(i64, String, String, String, Option<String>)> =
-        select.query_map([], |row| row.try_into()).unwrap().map(Result::unwrap).collect();
-    let acts: Vec<_> = rows.iter().map(|row| (row.1.as_str(), row.2.as_str(), row.4.as_deref())).collect();
+/// When, who, what, to what, and why.
+type Act = (i64, String, String, String, Option<String>);
+
+fn are_written_down(acts: &[Act]) {
+    let seen: Vec<_> = acts.iter().map(|act| (act.1.as_str(), act.2.as_str(), act.4.as_deref())).collect();
     assert_eq!(
-        acts,
+        seen,
         [
             ("sam", "cancel", Some("asked to")),
             ("sam", "redeliver", None),
@@ -208,5 +238,35 @@ async fn what_people_do_is_written_down_with_their_reasons() {
             ("cli", "token", None),
         ]
     );
-    assert!(rows.iter().all(|row| row.0 > 0 && !row.3.is_empty()));
+    assert!(acts.iter().all(|act| act.0 > 0 && !act.3.is_empty()));
+}
+
+#[tokio::test]
+async fn what_people_do_is_written_down_with_their_reasons() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let case = Case::new(Box::new(move || store.clone()));
+    suite::acts_of_people(&case).await;
+    let conn = rusqlite::Connection::open(dir.path().join("gateway.db")).unwrap();
+    let mut select = conn.prepare("SELECT at, who, action, subject, reason FROM audit ORDER BY seq").unwrap();
+    let acts: Vec<Act> = select.query_map([], |row| row.try_into()).unwrap().map(Result::unwrap).collect();
+    are_written_down(&acts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_do_is_written_down_in_postgres_too() {
+    let server = Postgres::start();
+    let url = server.database();
+    let store = Store::connect(&url, &ConnectOptions::default()).await.unwrap();
+    suite::acts_of_people(&Case::new(Box::new(move || store.clone()))).await;
+    let rows = server.psql(&url, "SELECT at, who, action, subject, reason FROM audit ORDER BY seq");
+    let acts: Vec<Act> = rows
+        .lines()
+        .map(|row| {
+            let columns: Vec<&str> = row.split('|').collect();
+            let reason = (!columns[4].is_empty()).then(|| columns[4].to_owned());
+            (columns[0].parse().unwrap(), columns[1].to_owned(), columns[2].to_owned(), columns[3].to_owned(), reason)
+        })
+        .collect();
+    are_written_down(&acts);
 }

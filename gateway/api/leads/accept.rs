@@ -18,11 +18,18 @@ use crate::model::id::{LeadId, RequestId, SourceId};
 use crate::model::lead::{Lead, LeadStatus, Meta};
 use crate::model::source::SourceStatus;
 use crate::pipeline::{Outcome, Posted, Receipt, Waiting};
-use crate::store::{Accepted, DedupeKey, IdempotencyKey, Remembered};
+use crate::store::{Accepted, DedupeKey, IdempotencyKey, Remembered, Trouble};
 use crate::web::problem::{FieldProblem, Problem};
+use crate::web::room::Held;
 
 /// How long a post that comes during a start waits for its end.
 const START_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the store may take to make a lead durable before its source is told to post it again. Syncs of a slow disk take
+/// tens of milliseconds; what takes seconds is a fault.
+const STORED_WITHIN: Duration = Duration::from_secs(3);
+/// When to post again.
+const AGAIN_AFTER: u64 = 2;
 
 /// What was read of a post, or of a line.
 pub(super) struct Read<'a> {
@@ -30,6 +37,8 @@ pub(super) struct Read<'a> {
     pub(super) posted: intake::Posted,
     /// The bytes as they came.
     pub(super) body: &'a Bytes,
+    /// The room that they take up.
+    pub(super) room: Option<Arc<Held>>,
     pub(super) key: Option<IdempotencyKey>,
 }
 
@@ -44,6 +53,7 @@ pub(super) struct Incoming {
     content_type: String,
     /// The body as it is stored.
     body: Bytes,
+    room: Option<Arc<Held>>,
 }
 
 /// A lead that was taken, now or before.
@@ -57,7 +67,7 @@ pub(super) struct Taken {
 impl Incoming {
     /// Looks at what was posted: nothing is asked or stored.
     pub(super) fn new(campaign: &CampaignEntry, source: &SourceEntry, arrival: &Arrival, read: Read<'_>) -> Self {
-        let Read { request, mut posted, body, key } = read;
+        let Read { request, mut posted, body, room, key } = read;
         let mut body = body.clone();
         if source.source.key_in_body
             && let Some(key) = posted.take_key()
@@ -84,6 +94,7 @@ impl Incoming {
             key,
             content_type: header_text(&arrival.headers, &header::CONTENT_TYPE).unwrap_or_default(),
             body,
+            room,
         }
     }
 
@@ -94,27 +105,30 @@ impl Incoming {
     }
 }
 
-/// Takes a lead, or says why not.
+/// Takes a lead, or says why not. The store has [`STORED_WITHIN`] to answer; then the source is told to post again.
 pub(super) async fn accept(
     api: &Arc<Api>,
     network: &Network,
-    campaign: &CampaignEntry,
-    source: &SourceEntry,
+    campaign: &Arc<CampaignEntry>,
+    source: &Arc<SourceEntry>,
     incoming: Incoming,
     wait: Duration,
 ) -> Result<Taken, Problem> {
-    let Incoming { request, valid, meta, dedupe, key, content_type, body } = incoming;
+    let Incoming { request, valid, meta, dedupe, key, content_type, body, room } = incoming;
     // A line of a batch may have waited for its turn: its places are those of now.
     let (id, received_at) = (LeadId(api.pipeline.clock.uuid()), api.pipeline.clock.now());
-    let _claim = match &key {
+    // Held to the answer: until then the key is in progress.
+    let claim = match &key {
         Some(key) => {
             let claim = Claim::new(api, &source.source.id, &key.key)?;
+            let remembered =
+                api.pipeline.store.remembered(source.source.id.as_str(), &key.key, api.pipeline.clock.now());
             if let Some(remembered) =
-                api.pipeline.store.remembered(source.source.id.as_str(), &key.key, api.pipeline.clock.now()).await?
+                tokio::time::timeout(STORED_WITHIN, remembered).await.map_err(|_| not_stored())??
             {
                 return replay(api, network, &remembered, key).await;
             }
-            Some(claim)
+            Some(Arc::new(claim))
         }
         None => None,
     };
@@ -129,6 +143,11 @@ pub(super) async fn accept(
     let valid = valid.map_err(invalid)?;
     if !ready {
         return Err(Problem::unavailable("the gateway is starting; try again in a moment").retry_after(1));
+    }
+
+    if matches!(api.pipeline.store.trouble(), Some(Trouble::Hangs)) {
+        // Whoever waited for it would be told the same, only later. One that fails is tried: it fails at once.
+        return Err(not_stored());
     }
 
     let lead = Arc::new(Lead {
@@ -152,14 +171,48 @@ pub(super) async fn accept(
     // Before the commit, so that no outcome can be missed.
     let waits = !wait.is_zero() && !lead.test;
     let waiting = waits.then(|| (wait, api.pipeline.outcomes.wait_for(lead.id)));
-    let receipt = api.pipeline.accept(posted, campaign, source).await.map_err(|error| {
-        tracing::error!(store.error = %error, "a lead could not be made durable");
-        Problem::unavailable("the lead could not be stored; it is safe to post it again").retry_after(2)
-    })?;
+    let receipt = store(api, campaign, source, posted, (claim.clone(), room)).await?;
     if let Accepted::LimitReached(key) = &receipt.accepted {
         return Err(limit_reached(&campaign.limit_reached(source, key, received_at), received_at));
     }
-    answer(api, network, &lead, receipt, waiting).await
+    let answer = answer(api, network, &lead, receipt, waiting).await;
+    drop(claim);
+    answer
+}
+
+/// Makes a lead durable. In a task of its own, which goes on where nobody waits any longer: what is stored after all must
+/// reach its queue. Until then it keeps what is `held`, the claim of its key above all: posted again, it is *in progress*.
+async fn store(
+    api: &Arc<Api>,
+    campaign: &Arc<CampaignEntry>,
+    source: &Arc<SourceEntry>,
+    posted: Posted,
+    held: (Option<Arc<Claim>>, Option<Arc<Held>>),
+) -> Result<Receipt, Problem> {
+    let lead = posted.lead.id;
+    let (pipeline, campaign, source) = (Arc::clone(&api.pipeline), Arc::clone(campaign), Arc::clone(source));
+    let accepted = tokio::spawn(async move {
+        let receipt = pipeline.accept(posted, &campaign, &source).await;
+        drop(held);
+        receipt
+    });
+    match tokio::time::timeout(STORED_WITHIN, accepted).await {
+        Ok(Ok(Ok(receipt))) => Ok(receipt),
+        Ok(Ok(Err(error))) => {
+            tracing::error!(lead.id = %lead, store.error = %error, "a lead could not be made durable");
+            Err(not_stored())
+        }
+        Ok(Err(_)) => Err(Problem::internal("the lead could not be taken; whether it was stored is not known")),
+        Err(_) => {
+            tracing::error!(lead.id = %lead, "a lead was not made durable in time; its source is told to post it again");
+            Err(not_stored())
+        }
+    }
+}
+
+fn not_stored() -> Problem {
+    Problem::unavailable("the lead could not be stored now; post it again, with the same Idempotency-Key if it has one")
+        .retry_after(AGAIN_AFTER)
 }
 
 async fn answer(

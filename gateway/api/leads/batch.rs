@@ -132,7 +132,7 @@ async fn begin(
             return Err(problem);
         }
     };
-    let received = body::receive(body, api, LIMIT, "a batch", STRETCH).await;
+    let received = body::receive(body, api, None, LIMIT, "a batch", STRETCH).await;
     *kept = received.bytes;
     if let Some(problem) = received.incomplete {
         return Err(problem);
@@ -355,7 +355,7 @@ impl Batch {
         }
         let key = key.map(|key| IdempotencyKey { key, fingerprint: idempotency::fingerprint(line) });
         let request = RequestId(self.api.pipeline.clock.uuid());
-        let post = Read { request, posted, body: line, key };
+        let post = Read { request, posted, body: line, room: None, key };
         Ok(Incoming::new(&view.campaign, &view.source, &self.arrival, post))
     }
 

@@ -1,7 +1,10 @@
 //! Refused posts of known sources are kept with their answers, secrets and sensitive values masked, so that a telephone
 //! call about one is short.
 
-use http::Method;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::super::Api;
@@ -15,6 +18,11 @@ use crate::store::{Head, Message, RefusalRecord};
 
 /// What stands in a path as it is (RFC 3986, unreserved).
 const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// How long a refused post waits for being kept. Its answer matters more.
+const KEPT_WITHIN: Duration = Duration::from_secs(1);
+/// Refused posts that are being kept while their sources have their answers already.
+pub(in crate::api) const KEPT_BEHIND: usize = 64;
 
 /// What was refused: a post, or a line of a batch.
 pub(super) struct Refused<'a> {
@@ -64,9 +72,24 @@ impl Refused<'_> {
             status: self.status,
             answer: self.answer,
         };
-        if let Err(error) = api.pipeline.store.refuse(refusal).await {
-            tracing::warn!(store.error = %error, source.id = %source.source.id, "a refused post could not be kept");
+        let (store, source) = (api.pipeline.store.clone(), source.source.id.clone());
+        let keep = async move {
+            let why = match tokio::time::timeout(KEPT_WITHIN, store.refuse(refusal)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the store did not answer in time".to_owned(),
+            };
+            tracing::warn!(store.error = %why, source.id = %source, "a refused post could not be kept");
+        };
+        if self.status != StatusCode::SERVICE_UNAVAILABLE.as_u16() {
+            return keep.await;
         }
+        // The store is in trouble, most likely, and its source is to be told at once.
+        let Ok(room) = Arc::clone(&api.keeping).try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            keep.await;
+            drop(room);
+        });
     }
 
     /// What must not be kept: the source's key, wherever it stands, and sensitive fields. Beside it, how much of the

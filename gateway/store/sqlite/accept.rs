@@ -1,17 +1,16 @@
 //! The accept commit in SQLite.
 
-use super::days::day_of;
 use super::leads::remembered;
 use super::writer::Tx;
 use super::{Sqlite, rows};
 use crate::model::id::LeadId;
 use crate::model::lead::{Lead, LeadReason, LeadStatus};
 use crate::model::limit::{Place, PlaceKey};
+use crate::store::days::day_of;
+use crate::store::hashes::{keyed, lookup_hash};
 use crate::store::{Accept, Accepted, DedupeKey, NewDelivery, StoreError};
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
-use sha2::Sha256;
 
 impl Sqlite {
     pub(in crate::store) async fn accept(&self, accept: Accept) -> Result<Accepted, StoreError> {
@@ -30,23 +29,6 @@ impl Sqlite {
     pub(in crate::store) fn lookup_hash(&self, kind: &str, value: &str) -> [u8; 16] {
         lookup_hash(&self.lookup_key, kind, value)
     }
-}
-
-pub(super) fn lookup_hash(key: &[u8; 32], kind: &str, value: &str) -> [u8; 16] {
-    let digest = keyed(key, &[kind, value]);
-    let mut half = [0; 16];
-    half.copy_from_slice(&digest[..16]);
-    half
-}
-
-fn keyed(key: &[u8; 32], parts: &[&str]) -> [u8; 32] {
-    // HMAC takes keys of any length, so this cannot fail.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; 32] };
-    for part in parts {
-        mac.update(&(part.len() as u64).to_be_bytes());
-        mac.update(part.as_bytes());
-    }
-    mac.finalize().into_bytes().into()
 }
 
 fn run(tx: &mut Tx<'_>, accept: &Accept, key: &[u8; 32]) -> rusqlite::Result<Accepted> {

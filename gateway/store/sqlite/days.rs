@@ -2,22 +2,7 @@
 
 use std::collections::HashSet;
 
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan as _};
 use rusqlite::Connection;
-
-/// The UTC day of an instant as `YYYYMMDD`.
-pub(super) fn day_of(at: Timestamp) -> u32 {
-    let date = at.to_zoned(TimeZone::UTC).date();
-    let year = u32::try_from(date.year()).unwrap_or(0);
-    year * 10_000 + u32::from(date.month().unsigned_abs()) * 100 + u32::from(date.day().unsigned_abs())
-}
-
-/// The day so many whole days before an instant.
-pub(super) fn day_before(at: Timestamp, retention: std::time::Duration) -> u32 {
-    let hours = i64::try_from(retention.as_secs() / 3600).unwrap_or(i64::MAX);
-    at.checked_sub(hours.hours()).map_or(0, day_of)
-}
 
 /// The days whose tables are known to exist.
 #[derive(Default)]

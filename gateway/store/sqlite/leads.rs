@@ -5,12 +5,10 @@ use super::{Sqlite, rows};
 use crate::model::id::{ContractId, LeadId};
 use crate::model::lead::{Lead, LeadReason, LeadStatus};
 use crate::model::money::Amount;
+use crate::store::leads::REMEMBER_KEYS_HOURS;
 use crate::store::{LeadRecord, Remembered, Standings, StoreError};
 use jiff::{Timestamp, ToSpan as _};
 use rusqlite::{Connection, OptionalExtension as _, Row};
-
-/// How long an idempotency key is remembered (CONTRACT 7).
-pub(super) const REMEMBER_KEYS_HOURS: i64 = 24;
 
 impl Sqlite {
     pub(in crate::store) async fn check(&self) -> Result<(), StoreError> {

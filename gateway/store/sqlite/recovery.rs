@@ -106,6 +106,7 @@ impl Sqlite {
         &self,
         after: Option<DeliveryId>,
         limit: u32,
+        _: Timestamp,
     ) -> Result<Vec<DeliveryRecord>, StoreError> {
         self.read(move |conn| {
             let after = after.map_or([0; 16], |id| *id.0.as_bytes());

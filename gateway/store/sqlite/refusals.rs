@@ -1,8 +1,8 @@
 //! Refused posts in SQLite.
 
-use super::days::day_of;
 use super::{Sqlite, rows};
 use crate::model::id::RequestId;
+use crate::store::days::day_of;
 use crate::store::{Message, RefusalRecord, StoreError};
 use rusqlite::{Row, params};
 

@@ -2,11 +2,29 @@
 
 use super::audit::insert_audit;
 use super::{Sqlite, rows};
-use crate::store::{Audit, Kind, PausedKind, ResourceChange, ResourceRecord, StoreError, TokenRecord};
+use crate::store::{Audit, Changes, Kind, PausedKind, ResourceChange, ResourceRecord, StoreError, TokenRecord};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
+use std::sync::atomic::Ordering;
+
+/// What [`Changes`] counts, as the store keeps it.
+const NETWORK: usize = 0;
+const PAUSES: usize = 1;
+const TOKENS: usize = 2;
 
 impl Sqlite {
+    #[expect(clippy::unused_async, reason = "the other engine asks its server")]
+    pub(in crate::store) async fn changes(&self) -> Result<Changes, StoreError> {
+        let [network, pauses, tokens] =
+            [NETWORK, PAUSES, TOKENS].map(|what| self.changed[what].load(Ordering::Acquire));
+        Ok(Changes { network, pauses, tokens })
+    }
+
+    /// After its commit: whoever sees the new number reads what is new.
+    fn count_change(&self, what: usize) {
+        self.changed[what].fetch_add(1, Ordering::Release);
+    }
+
     pub(in crate::store) async fn resources(&self) -> Result<Vec<ResourceRecord>, StoreError> {
         self.read(|conn| {
             let mut select =
@@ -31,7 +49,7 @@ impl Sqlite {
         who: String,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.commit(move |tx| {
+        let applied = self.commit(move |tx| {
             for change in &changes {
                 let now: Option<i64> = tx
                     .statement("SELECT version FROM resource WHERE kind = ?1 AND id = ?2")?
@@ -66,7 +84,11 @@ impl Sqlite {
             }
             Ok(true)
         })
-        .await
+        .await?;
+        if applied {
+            self.count_change(NETWORK);
+        }
+        Ok(applied)
     }
 
     pub(in crate::store) async fn paused(&self) -> Result<Vec<(PausedKind, String)>, StoreError> {
@@ -97,7 +119,9 @@ impl Sqlite {
             }
             insert_audit(tx, &audit, at)
         })
-        .await
+        .await?;
+        self.count_change(PAUSES);
+        Ok(())
     }
 
     pub(in crate::store) async fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
@@ -116,17 +140,22 @@ impl Sqlite {
         at: Timestamp,
         audit: Audit,
     ) -> Result<bool, StoreError> {
-        self.commit(move |tx| {
-            let added = tx
+        let new = self
+            .commit(move |tx| {
+                let added = tx
                 .statement(
                     "INSERT INTO token (name, hash, role, created_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
                 )?
                 .execute(params![token.name, token.hash, token.role, at.as_microsecond()])?;
-            if added > 0 {
-                insert_audit(tx, &audit, at)?;
-            }
-            Ok(added > 0)
-        })
-        .await
+                if added > 0 {
+                    insert_audit(tx, &audit, at)?;
+                }
+                Ok(added > 0)
+            })
+            .await?;
+        if new {
+            self.count_change(TOKENS);
+        }
+        Ok(new)
     }
 }

@@ -1,9 +1,10 @@
 //! Forgetting in SQLite: a day is its tables; leads go in small bites.
 
 use super::Sqlite;
-use super::days::{day_before, tables};
-use super::leads::REMEMBER_KEYS_HOURS;
+use super::days::tables;
 use super::writer::Tx;
+use crate::store::days::{day_before, day_of, id_bound};
+use crate::store::leads::REMEMBER_KEYS_HOURS;
 use crate::store::{Forgotten, StoreError};
 use jiff::{Timestamp, ToSpan as _};
 use rusqlite::params;
@@ -26,7 +27,7 @@ impl Sqlite {
     ) -> Result<Forgotten, StoreError> {
         let mut forgotten = Forgotten::default();
         let tomorrow = now.checked_add(24.hours()).unwrap_or(now);
-        self.commit(move |tx| tx.ensure_day(super::days::day_of(tomorrow))).await?;
+        self.commit(move |tx| tx.ensure_day(day_of(tomorrow))).await?;
         let (capture_until, leads_until) = (day_before(now, capture), day_before(now, leads));
         for (prefix, until) in [("exchange", capture_until), ("refusal", capture_until), ("lookup", leads_until)] {
             forgotten.days += self.commit(move |tx| drop_days(tx, prefix, until)).await?;
@@ -60,7 +61,9 @@ fn drop_days(tx: &mut Tx<'_>, prefix: &'static str, until: u32) -> rusqlite::Res
 fn delete_leads(tx: &mut Tx<'_>, before: i64) -> rusqlite::Result<usize> {
     let ids: Vec<[u8; 16]> = tx
         .statement(OLDEST)?
-        .query_map(params![before, id_bound(before), i64::try_from(BITE).unwrap_or(i64::MAX)], |row| row.get(0))?
+        .query_map(params![before, id_bound(before).as_bytes(), i64::try_from(BITE).unwrap_or(i64::MAX)], |row| {
+            row.get(0)
+        })?
         .collect::<Result<_, _>>()?;
     for id in &ids {
         tx.statement("DELETE FROM attempt WHERE delivery IN (SELECT id FROM delivery WHERE lead = ?1)")?
@@ -69,14 +72,6 @@ fn delete_leads(tx: &mut Tx<'_>, before: i64) -> rusqlite::Result<usize> {
         tx.statement("DELETE FROM lead WHERE id = ?1")?.execute([id])?;
     }
     Ok(ids.len())
-}
-
-/// The least UUIDv7 of a millisecond after `micros`: older leads have lesser ids.
-pub(super) fn id_bound(micros: i64) -> [u8; 16] {
-    let millis = u64::try_from(micros / 1_000 + 1).unwrap_or(0);
-    let mut id = [0; 16];
-    id[..6].copy_from_slice(&millis.to_be_bytes()[2..]);
-    id
 }
 
 fn bite(tx: &mut Tx<'_>, table: &'static str, column: &'static str, before: i64) -> rusqlite::Result<usize> {

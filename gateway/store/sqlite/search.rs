@@ -1,12 +1,13 @@
 //! Searches in SQLite, by keyset.
 
 use super::Sqlite;
-use super::days::{day_of, tables};
+use super::days::tables;
 use super::deliveries::{DELIVERY_COLUMNS, delivery_of};
 use super::leads::{LEAD_COLUMNS, lead_of};
 use super::refusals::{REFUSAL_COLUMNS, refusal_of};
-use super::retention::id_bound;
 use crate::model::delivery::DeliveryState;
+use crate::store::days::{ID_SLACK_MICROS, day_of, id_bound};
+use crate::store::search::page;
 use crate::store::{
     DeliveryRecord, DeliverySearch, LeadRecord, LeadSearch, Page, RefusalRecord, RefusalSearch, StoreError,
 };
@@ -17,9 +18,6 @@ use uuid::Uuid;
 
 /// Ids looked up at a time.
 const LOOKED_UP: usize = 1_000;
-
-/// Between a row's own time and the time in its id lies less than this.
-const ID_SLACK_MICROS: i64 = 86_400_000_000;
 
 /// Conditions of a query with their values, in step.
 #[derive(Default, Clone)]
@@ -46,7 +44,7 @@ impl Where {
 
     /// From `from` inclusive to `to` exclusive; by id too, so that nothing outside is read.
     fn and_between(&mut self, column: &str, from: Option<Timestamp>, to: Option<Timestamp>) {
-        let id = |micros: i64| Value::Blob(id_bound(micros).to_vec());
+        let id = |micros: i64| blob(id_bound(micros));
         self.and(&format!("{column} >= ?"), micros(from));
         self.and(&format!("{column} < ?"), micros(to));
         self.and("id >= ?", micros(from).map(|from| id(from.saturating_sub(ID_SLACK_MICROS))));
@@ -68,14 +66,6 @@ fn blob(id: Uuid) -> Value {
 
 fn text(text: impl AsRef<str>) -> Value {
     Value::Text(text.as_ref().to_owned())
-}
-
-/// A page of at most `limit` from one more than that.
-fn page<T>(mut items: Vec<T>, limit: u32, id: impl Fn(&T) -> Uuid) -> Page<T> {
-    let more = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next = if more { items.last().map(id) } else { None };
-    Page { items, next }
 }
 
 impl Sqlite {

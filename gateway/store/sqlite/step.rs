@@ -2,14 +2,15 @@
 
 use super::accept::{insert_delivery, insert_lookups};
 use super::audit::insert_audit;
-use super::days::day_of;
 use super::deliveries::{PARTNER, TOKEN};
 use super::leads::read_lead;
 use super::writer::Tx;
 use super::{Sqlite, places, rows};
-use crate::model::delivery::{DeliveryState, Verdict};
+use crate::model::delivery::{Class, DeliveryState, Verdict};
 use crate::model::id::{DeliveryId, LeadId};
 use crate::model::lead::LeadReason;
+use crate::store::days::day_of;
+use crate::store::step::{Standing, fits};
 use crate::store::{AttemptEnd, Audit, ExchangeRecord, LeadStep, NewDelivery, Step, Stepped, StoreError};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
@@ -50,13 +51,19 @@ impl Sqlite {
 fn run(tx: &mut Tx<'_>, step: &Step, key: &[u8; 32]) -> rusqlite::Result<Stepped> {
     let id = step.delivery.0.as_bytes();
     let found = tx
-        .statement("SELECT state, attempt_count, places FROM delivery WHERE id = ?1")?
+        .statement("SELECT state, attempt_count, had_unknown, places FROM delivery WHERE id = ?1")?
         .query_row([id], |row| {
-            Ok((rows::word(row, 0, DeliveryState::from_word)?, row.get::<_, u32>(1)?, row.get::<_, String>(2)?))
+            let state = rows::word(row, 0, DeliveryState::from_word)?;
+            let standing = Standing { state, attempts: row.get(1)?, had_unknown: row.get(2)?, ended: None };
+            Ok((standing, row.get::<_, String>(3)?))
         })
         .optional()?;
-    let Some((state, attempts, owned)) = found else { return Ok(Stepped::Stale(DeliveryState::Cancelled, 0)) };
-    if state != step.from || attempts != step.attempts {
+    let Some((mut standing, owned)) = found else { return Ok(Stepped::Stale(DeliveryState::Cancelled, 0)) };
+    let Standing { state, attempts, .. } = standing;
+    if let Some(end) = step.attempt.as_ref().filter(|_| state != step.from) {
+        standing.ended = recorded_end(tx, step.delivery, end.number)?;
+    }
+    if !fits(step, standing) {
         // It changes nothing any more, but what was said is kept.
         if let Some(end) = &step.attempt {
             end_attempt(tx, step.delivery, end, step.at)?;
@@ -89,6 +96,15 @@ fn run(tx: &mut Tx<'_>, step: &Step, key: &[u8; 32]) -> rusqlite::Result<Stepped
         insert_audit(tx, audit, step.at)?;
     }
     Ok(Stepped::Done(given_back))
+}
+
+/// How an attempt was recorded to have ended; `None`: not yet.
+fn recorded_end(tx: &Tx<'_>, delivery: DeliveryId, number: u32) -> rusqlite::Result<Option<(Verdict, Option<Class>)>> {
+    tx.statement("SELECT verdict, class FROM attempt WHERE delivery = ?1 AND number = ?2 AND verdict IS NOT NULL")?
+        .query_row(params![delivery.0.as_bytes(), number], |row| {
+            Ok((rows::word(row, 0, Verdict::from_word)?, rows::word_opt(row, 1, Class::from_word)?))
+        })
+        .optional()
 }
 
 fn update_delivery(tx: &Tx<'_>, step: &Step) -> rusqlite::Result<()> {

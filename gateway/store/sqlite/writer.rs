@@ -2,20 +2,24 @@
 //! commit has been synced (`synchronous=FULL`). So a hundred leads that arrive together share one sync.
 //!
 //! A job that fails spoils its transaction; the batch is then rolled back and its jobs are run again one by one, so
-//! that only the culprit fails. Jobs are therefore run at least once but commit at most once.
+//! that only the culprit fails. Where it was the disk that failed, or the lock of the database, all fail at once. Jobs are
+//! therefore run at least once but commit at most once, unless they are withdrawn before: by a caller who has gone, or
+//! because the writer had no time for them within [`BEGUN_WITHIN`].
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{CachedStatement, Connection};
+use rusqlite::{CachedStatement, Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::days::Days;
 use crate::clock;
+use crate::failpoint;
 use crate::model::limit::PlaceKey;
+use crate::store::health::Health;
 use crate::store::{CommitStats, StoreError};
 
 /// Jobs that may wait for the writer; beyond it callers wait for room, at most [`ROOM_WITHIN`].
@@ -24,6 +28,8 @@ const QUEUE: usize = 8_192;
 const BATCH: usize = 512;
 /// How long a caller waits for room in the queue before it is told [`StoreError::Busy`].
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
+/// How long a job waits for the writer to begin with it; then it is withdrawn, and its caller told [`StoreError::Busy`].
+const BEGUN_WITHIN: Duration = Duration::from_secs(2);
 /// Counters kept in the writer's memory between commits.
 const COUNTERS: usize = 200_000;
 
@@ -113,8 +119,26 @@ trait Job: Send {
     fn answer(self: Box<Self>, outcome: Outcome);
 }
 
+/// A job's work, until the writer takes it or its caller withdraws it.
+type Slot<F> = Arc<Mutex<Option<F>>>;
+
+fn take<F>(slot: &Slot<F>) -> Option<F> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Withdraws what has not begun when its caller goes.
+struct Withdraw<F>(Slot<F>);
+
+impl<F> Drop for Withdraw<F> {
+    fn drop(&mut self) {
+        drop(take(&self.0));
+    }
+}
+
 struct Call<F, T> {
-    work: F,
+    offered: Slot<F>,
+    /// Once the writer has begun; it may run again.
+    work: Option<F>,
     result: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -125,7 +149,12 @@ where
     T: Send,
 {
     fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.result = Some((self.work)(tx)?);
+        if self.work.is_none() {
+            self.work = take(&self.offered);
+        }
+        if let Some(work) = &mut self.work {
+            self.result = Some(work(tx)?);
+        }
         Ok(())
     }
 
@@ -142,6 +171,7 @@ pub(super) struct Writer {
     jobs: mpsc::Sender<Box<dyn Job>>,
     thread: Option<std::thread::JoinHandle<()>>,
     pub(super) stats: Arc<CommitStats>,
+    pub(super) health: Arc<Health>,
 }
 
 impl Writer {
@@ -149,11 +179,17 @@ impl Writer {
     pub(super) fn start(conn: Connection) -> std::io::Result<Self> {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let stats = Arc::new(CommitStats::default());
-        let counted = Arc::clone(&stats);
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || write_until_closed(&conn, waiting, &counted))?;
-        Ok(Self { jobs, thread: Some(thread), stats })
+        let health = Arc::new(Health::default());
+        let (counted, told) = (Arc::clone(&stats), Arc::clone(&health));
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            let write = AssertUnwindSafe(|| write_until_closed(&conn, waiting, &counted, &told));
+            if std::panic::catch_unwind(write).is_err() {
+                // Without it nothing is ever stored again; the next start recovers all that was.
+                tracing::error!("the store's writer broke off, by a fault of the gateway's own: the process ends");
+                std::process::abort();
+            }
+        })?;
+        Ok(Self { jobs, thread: Some(thread), stats, health })
     }
 
     /// Runs `work` in the next transaction and returns its result once that is synced.
@@ -162,13 +198,22 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        let job: Box<dyn Job> = Box::new(Call { work, result: None, reply });
+        let (reply, mut answer) = oneshot::channel();
+        let offered = Withdraw(Arc::new(Mutex::new(Some(work))));
+        let job: Box<dyn Job> = Box::new(Call { offered: Arc::clone(&offered.0), work: None, result: None, reply });
         match tokio::time::timeout(ROOM_WITHIN, self.jobs.send(job)).await {
-            Ok(Ok(())) => answer.await.map_err(|_| StoreError::Closed)?,
-            Ok(Err(_)) => Err(StoreError::Closed),
-            Err(_) => Err(StoreError::Busy),
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(StoreError::Closed),
+            Err(_) => return Err(StoreError::Busy),
         }
+        if let Ok(answer) = tokio::time::timeout(BEGUN_WITHIN, &mut answer).await {
+            return answer.map_err(|_| StoreError::Closed)?;
+        }
+        if take(&offered.0).is_some() {
+            return Err(StoreError::Busy);
+        }
+        // It has begun: whether it is committed, only the writer can say.
+        answer.await.map_err(|_| StoreError::Closed)?
     }
 }
 
@@ -183,7 +228,12 @@ impl Drop for Writer {
     }
 }
 
-fn write_until_closed(conn: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job>>, stats: &CommitStats) {
+fn write_until_closed(
+    conn: &Connection,
+    mut waiting: mpsc::Receiver<Box<dyn Job>>,
+    stats: &CommitStats,
+    health: &Health,
+) {
     let mut counters = Counters::default();
     let mut days = Days::default();
     let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
@@ -195,12 +245,21 @@ fn write_until_closed(conn: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job
             batch.push(next);
         }
         let started = clock::instant();
-        let outcome = transact(conn, &mut counters, &mut days, &mut batch);
-        if outcome.is_err() && batch.len() > 1 {
-            for job in batch.drain(..) {
+        let mut outcome = transact(conn, &mut counters, &mut days, &mut batch, health);
+        let culprit = |outcome: &Result<(), Fault>| matches!(outcome, Err(Fault::Job(_)));
+        if culprit(&outcome) && batch.len() > 1 {
+            let mut jobs = batch.drain(..);
+            for job in jobs.by_ref() {
                 let mut alone = vec![job];
-                let outcome = transact(conn, &mut counters, &mut days, &mut alone);
+                outcome = transact(conn, &mut counters, &mut days, &mut alone, health);
                 finish(alone, &outcome, stats);
+                if matches!(outcome, Err(Fault::Engine(_))) {
+                    break;
+                }
+            }
+            let rest: Vec<_> = jobs.collect();
+            if !rest.is_empty() {
+                finish(rest, &outcome, stats);
             }
         } else {
             finish(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)), &outcome, stats);
@@ -214,24 +273,72 @@ fn write_until_closed(conn: &Connection, mut waiting: mpsc::Receiver<Box<dyn Job
     }
 }
 
-fn finish(jobs: Vec<Box<dyn Job>>, outcome: &Outcome, stats: &CommitStats) {
+fn finish(jobs: Vec<Box<dyn Job>>, outcome: &Result<(), Fault>, stats: &CommitStats) {
     match outcome {
         Ok(()) => {
             stats.commits.fetch_add(1, Ordering::Relaxed);
             stats.jobs.fetch_add(jobs.len() as u64, Ordering::Relaxed);
         }
-        Err(error) => {
+        Err(Fault::Job(error)) => {
             stats.failures.fetch_add(1, Ordering::Relaxed);
             tracing::error!(store.error = %error, store.jobs = jobs.len(), "a commit failed");
         }
+        // Its health has told, once.
+        Err(Fault::Engine(error)) => {
+            stats.failures.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(store.error = %error, store.jobs = jobs.len(), "a commit failed");
+        }
     }
+    let outcome = outcome.as_ref().copied().map_err(Fault::told);
     for job in jobs {
         job.answer(outcome.clone());
     }
 }
 
+/// Why a transaction failed.
+enum Fault {
+    /// Through one of its jobs.
+    Job(String),
+    /// Whatever was in it: the disk is full or failing, or somebody else has the lock.
+    Engine(String),
+}
+
+impl Fault {
+    fn of(error: &rusqlite::Error) -> Self {
+        let engine = error.sqlite_error_code().is_some_and(|code| {
+            matches!(
+                code,
+                ErrorCode::DiskFull
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::ReadOnly
+                    | ErrorCode::CannotOpen
+                    | ErrorCode::PermissionDenied
+                    | ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::DatabaseCorrupt
+                    | ErrorCode::NotADatabase
+                    | ErrorCode::FileLockingProtocolFailed
+                    | ErrorCode::OutOfMemory
+            )
+        });
+        if engine { Self::Engine(error.to_string()) } else { Self::Job(error.to_string()) }
+    }
+
+    fn told(&self) -> StoreError {
+        let (Self::Job(why) | Self::Engine(why)) = self;
+        StoreError::Failed(why.clone())
+    }
+}
+
 /// One transaction; leaves neither it nor counters behind when it fails.
-fn transact(conn: &Connection, counters: &mut Counters, days: &mut Days, batch: &mut [Box<dyn Job>]) -> Outcome {
+fn transact(
+    conn: &Connection,
+    counters: &mut Counters,
+    days: &mut Days,
+    batch: &mut [Box<dyn Job>],
+    health: &Health,
+) -> Result<(), Fault> {
+    health.began();
     let result = (|| {
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for job in batch.iter_mut() {
@@ -241,10 +348,12 @@ fn transact(conn: &Connection, counters: &mut Counters, days: &mut Days, batch: 
                 .unwrap_or(Err(rusqlite::Error::UnwindingPanic))?;
         }
         counters.write(conn)?;
+        failpoint::pass("writer.before_commit");
         conn.prepare_cached("COMMIT")?.execute([])?;
+        failpoint::pass("writer.committed");
         Ok(())
     })();
-    result.map_err(|error: rusqlite::Error| {
+    let outcome = result.map_err(|error: rusqlite::Error| {
         counters.by_key.clear();
         days.forget();
         if !conn.is_autocommit()
@@ -252,6 +361,12 @@ fn transact(conn: &Connection, counters: &mut Counters, days: &mut Days, batch: 
         {
             tracing::error!(store.error = %rollback, "a rollback failed");
         }
-        error.into()
-    })
+        Fault::of(&error)
+    });
+    match &outcome {
+        Ok(()) => health.works(),
+        Err(Fault::Job(_)) => health.ended(),
+        Err(Fault::Engine(why)) => health.fails(why),
+    }
+    outcome
 }

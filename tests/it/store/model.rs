@@ -82,9 +82,9 @@ struct Model {
     keys: HashMap<u8, (Remembered, jiff::Timestamp)>,
 }
 
-pub fn run(make: fn() -> Opener) {
+pub fn run(make: impl Fn() -> Opener, cases: u32) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut runner = TestRunner::new(Config { cases: 32, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     runner
         .run(&acts(), |acts| {
             runtime.block_on(async {
@@ -361,7 +361,7 @@ impl Model {
         }
         let mut open: Vec<_> = of(DeliveryState::Sending).map(|one| one.id).collect();
         open.sort_unstable();
-        let stored = store.open_attempts(None, 500).await.unwrap();
+        let stored = store.open_attempts(None, 500, jiff::Timestamp::MAX).await.unwrap();
         assert_eq!(stored.iter().map(|record| record.delivery.id).collect::<Vec<_>>(), open);
         assert_eq!(store.unknown_count().await.unwrap(), of(DeliveryState::Unknown).count() as u64);
     }

@@ -670,7 +670,7 @@ pub async fn exchanges_come_back_byte_for_byte(case: Case) {
             response: None,
         },
         ExchangeRecord {
-            request: Message { head: "\u{0}\"'\u{1F600}".to_owned(), body: b"\xff\xfe".to_vec(), truncated: false },
+            request: Message { head: "\u{1}\"'\u{1F600}".to_owned(), body: b"\xff\xfe".to_vec(), truncated: false },
             response: Some(Message { head: "{}".to_owned(), body: Vec::new(), truncated: false }),
         },
     ];
@@ -977,7 +977,7 @@ pub async fn open_attempts_are_found_page_by_page_after_a_restart(case: Case) {
     case.reopen();
     let (mut found, mut after) = (Vec::new(), None);
     loop {
-        let page = case.store().open_attempts(after, 3).await.unwrap();
+        let page = case.store().open_attempts(after, 3, Timestamp::MAX).await.unwrap();
         let Some(last) = page.last() else { break };
         after = Some(last.delivery.id);
         assert!(page.iter().all(|record| record.delivery.state == DeliveryState::Sending && record.places.len() == 1));
@@ -1030,6 +1030,35 @@ pub async fn pauses_and_tokens_outlive_a_restart(case: Case) {
     pause(false).await;
     case.reopen();
     assert_eq!(case.store().paused().await.unwrap(), []);
+}
+
+pub async fn whatever_is_changed_is_counted(case: Case) {
+    let since = case.store().changes().await.unwrap();
+    let counted = async || {
+        let now = case.store().changes().await.unwrap();
+        (now.network - since.network, now.pauses - since.pauses, now.tokens - since.tokens)
+    };
+    let partner = |from: Option<u64>| ResourceChange {
+        kind: Kind::Partner,
+        id: "a".to_owned(),
+        from,
+        document: Some("1".to_owned()),
+    };
+    let apply = async |from| case.store().apply(vec![partner(from)], "sam".to_owned(), case.now()).await.unwrap();
+    assert!(apply(None).await);
+    assert_eq!(counted().await, (1, 0, 0));
+    assert!(!apply(None).await, "it exists");
+    assert_eq!(counted().await, (1, 0, 0));
+    for (paused, times) in [(true, 1), (false, 2)] {
+        let act = audit("pause", None);
+        case.store().set_paused(PausedKind::Partner, "a".to_owned(), paused, case.now(), act).await.unwrap();
+        assert_eq!(counted().await, (1, times, 0));
+    }
+    let token = TokenRecord { name: "sam".to_owned(), hash: [9; 32], role: "viewer".to_owned() };
+    for _ in 0..2 {
+        case.store().add_token(token.clone(), case.now(), audit("token", None)).await.unwrap();
+        assert_eq!(counted().await, (1, 2, 1), "once: then the name is taken");
+    }
 }
 
 /// One act of each kind that is written down.

@@ -1,0 +1,147 @@
+//! Leases and ownership in PostgreSQL: the table `gateway`, a row for each incarnation.
+//!
+//! Whoever adopts locks the table in EXCLUSIVE mode; the commit of an attempt holds it in ROW SHARE mode until its end
+//! (`store/postgres/writer.rs`). So an attempt either was committed before the takeover, and is left alone until its
+//! deadline, or finds another owner and is refused.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::Postgres;
+use crate::clock::{self, Clock};
+use crate::store::StoreError;
+use crate::store::fleet::{Heartbeat, Joined, LEASE, Member, Newcomer, lease_from};
+
+/// Living gateways: name, and whether its gate is its own alone.
+const LIVING: &str =
+    "SELECT name, gate FROM gateway WHERE owner = token AND until > clock_timestamp() ORDER BY started_at";
+const ANY_LIVING: &str =
+    "SELECT token FROM gateway WHERE owner = token AND until > clock_timestamp() ORDER BY random() LIMIT 1";
+const ENTER: &str = "INSERT INTO gateway (token, name, gate, until, owner)
+     VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 ms', $1)";
+const RENEW: &str =
+    "UPDATE gateway SET until = clock_timestamp() + $2 * interval '1 ms' WHERE token = $1 AND owner = $1";
+/// Those whose owner has no lease any more, or was forgotten.
+const ADOPT: &str = "UPDATE gateway SET owner = $1 WHERE owner <> $1 AND NOT EXISTS (
+     SELECT 1 FROM gateway other WHERE other.token = gateway.owner AND other.until > clock_timestamp())";
+/// Everybody: token, mine, living, orphaned.
+const EVERYBODY: &str = "SELECT token, owner = $1, owner = token AND until > clock_timestamp(),
+            owner <> $1 AND NOT EXISTS (
+                SELECT 1 FROM gateway other WHERE other.token = gateway.owner AND other.until > clock_timestamp())
+     FROM gateway ORDER BY started_at";
+const LEAVE: &str = "UPDATE gateway SET until = clock_timestamp() WHERE token = $1";
+
+const ALONE: &str = "memory";
+const SHARED: &str = "shared";
+
+impl Postgres {
+    pub(in crate::store) async fn join(&self, newcomer: &Newcomer) -> Result<Joined, StoreError> {
+        let token = self.fleet.member().token;
+        let asked = clock::instant();
+        let mut session = self.session().await?;
+        let tx = session.transaction().await?;
+        tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
+        let living = tx.query(LIVING, &[]).await?;
+        if !living.is_empty() && (newcomer.alone || living.iter().any(|row| row.get::<_, &str>(1) == ALONE)) {
+            return Ok(Joined::Taken(living.iter().map(|row| row.get(0)).collect()));
+        }
+        enter(&tx, token, newcomer).await?;
+        tx.execute(ADOPT, &[&token]).await?;
+        let everybody = tx.query(EVERYBODY, &[&token]).await?;
+        tx.commit().await?;
+        self.fleet.joined_as.store(Some(Arc::new(newcomer.clone())));
+        self.fleet.set(member(token, &everybody, asked));
+        Ok(Joined::Member)
+    }
+
+    pub(in crate::store) async fn attend(&self, name: &str) -> Result<bool, StoreError> {
+        let session = self.session().await?;
+        let living = session.query_opt(ANY_LIVING, &[]).await?;
+        let own = self.fleet.member();
+        if let Some(row) = &living {
+            self.fleet.set(Member { token: row.get(0), ..(*own).clone() });
+        } else {
+            // Without a lease from the beginning: whoever starts next has it.
+            let none = 0.0;
+            let values: [&(dyn ToSql + Sync); 4] = [&own.token, &name, &SHARED, &none];
+            session.execute(ENTER, &values).await?;
+        }
+        Ok(living.is_some())
+    }
+
+    pub(in crate::store) async fn heartbeat(&self) -> Result<Heartbeat, StoreError> {
+        let before = self.fleet.member();
+        let asked = clock::instant();
+        // After an outage of the database every lease has ended, and whoever comes first must not take all.
+        let lapsed = before.until.is_none_or(|until| until <= asked);
+        let session = self.session().await?;
+        if session.execute(RENEW, &[&before.token, &millis()]).await? == 0 {
+            drop(session);
+            return self.be_reborn().await;
+        }
+        let mut everybody = session.query(EVERYBODY, &[&before.token]).await?;
+        drop(session);
+        if !lapsed && everybody.iter().any(|row| row.get(3)) {
+            let mut session = self.session().await?;
+            let tx = session.transaction().await?;
+            tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
+            tx.execute(ADOPT, &[&before.token]).await?;
+            everybody = tx.query(EVERYBODY, &[&before.token]).await?;
+            tx.commit().await?;
+        }
+        let now = member(before.token, &everybody, asked);
+        let adopted = now.owned.iter().filter(|token| !before.owned.contains(token)).count();
+        self.fleet.set(now);
+        Ok(Heartbeat { adopted, reborn: false })
+    }
+
+    /// Another gateway took this one for dead, and has what it had. What is made from now on has a new token.
+    async fn be_reborn(&self) -> Result<Heartbeat, StoreError> {
+        let Some(newcomer) = self.fleet.joined_as.load_full() else { return Ok(Heartbeat::default()) };
+        let token = Clock::system().uuid();
+        let asked = clock::instant();
+        let mut session = self.session().await?;
+        let tx = session.transaction().await?;
+        tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
+        enter(&tx, token, &newcomer).await?;
+        let everybody = tx.query(EVERYBODY, &[&token]).await?;
+        tx.commit().await?;
+        self.fleet.set(member(token, &everybody, asked));
+        Ok(Heartbeat { adopted: 0, reborn: true })
+    }
+
+    pub(in crate::store) async fn leave(&self) -> Result<(), StoreError> {
+        // A command works under another's token, and has no lease to give up.
+        if self.fleet.joined_as.load().is_some() {
+            let token = self.fleet.member().token;
+            self.session().await?.execute(LEAVE, &[&token]).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn enter(tx: &Transaction<'_>, token: Uuid, newcomer: &Newcomer) -> Result<(), StoreError> {
+    let gate = if newcomer.alone { ALONE } else { SHARED };
+    let values: [&(dyn ToSql + Sync); 4] = [&token, &newcomer.name, &gate, &millis()];
+    tx.execute(ENTER, &values).await?;
+    Ok(())
+}
+
+/// What the rows of [`EVERYBODY`] make of the incarnation `token`, which asked for its lease at `asked`.
+fn member(token: Uuid, everybody: &[tokio_postgres::Row], asked: Instant) -> Member {
+    let mine = everybody.iter().filter(|row| row.get(1)).map(|row| row.get(0)).filter(|other| *other != token);
+    Member {
+        token,
+        owned: std::iter::once(token).chain(mine).collect(),
+        until: Some(lease_from(asked)),
+        live: everybody.iter().filter(|row| row.get(2)).count(),
+    }
+}
+
+fn millis() -> f64 {
+    LEASE.as_secs_f64() * 1000.0
+}

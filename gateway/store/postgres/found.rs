@@ -1,0 +1,322 @@
+//! The first round trip of a commit: everything its jobs depend on, locked and read, in the order that everybody keeps.
+//!
+//! All statements are sent at once and answered one after the other. Each sees what was committed before it began, and so
+//! everything that those wrote whose locks it waited for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use tokio_postgres::{Client, Error, Row, SimpleQueryMessage, Statement};
+use uuid::Uuid;
+
+use super::writer::Work;
+use super::writes::{Statements, Values, number};
+use crate::model::delivery::{Class, DeliveryState, Verdict};
+use crate::model::limit::PlaceKey;
+use crate::store::{LeadStep, StoreError};
+
+/// What a batch has to lock and read.
+#[derive(Default)]
+pub(super) struct Reads {
+    keys: BTreeMap<(String, String), KeyRow>,
+    people: BTreeMap<[u8; 32], PersonRow>,
+    deliveries: BTreeSet<Uuid>,
+    leads: BTreeSet<Uuid>,
+    attempts: BTreeSet<(Uuid, i32)>,
+    /// Deliveries that are about to be sent.
+    sending: BTreeSet<Uuid>,
+    /// Deliveries whose own places may be given back or moved.
+    owners: BTreeSet<Uuid>,
+    places: BTreeSet<PlaceKey>,
+    makes_deliveries: bool,
+}
+
+/// An idempotency key, as stored.
+#[derive(Clone)]
+pub(super) struct KeyRow {
+    pub(super) fingerprint: Vec<u8>,
+    pub(super) lead: Uuid,
+    pub(super) at: i64,
+}
+
+/// A dedupe hash, as stored.
+#[derive(Clone, Copy)]
+pub(super) struct PersonRow {
+    pub(super) lead: Uuid,
+    pub(super) at: i64,
+    pub(super) until: i64,
+}
+
+/// A delivery, as far as a commit cares.
+pub(super) struct DeliveryRow {
+    pub(super) gateway: Uuid,
+    pub(super) state: DeliveryState,
+    pub(super) attempts: u32,
+    pub(super) had_unknown: bool,
+    pub(super) places: Vec<PlaceKey>,
+    pub(super) partner: String,
+    pub(super) contract: String,
+}
+
+/// A lead, as far as a commit cares.
+#[derive(Clone)]
+pub(super) struct LeadRow {
+    pub(super) version: i64,
+    pub(super) campaign: String,
+    pub(super) source: String,
+    pub(super) received_at: i64,
+}
+
+/// What is known of an attempt's end; `None`: it is open.
+pub(super) type EndRow = Option<(Verdict, Option<Class>)>;
+
+/// What the locks and reads found. Counts are changed by the decisions as they are made.
+#[derive(Default)]
+pub(super) struct Found {
+    keys: HashMap<(String, String), KeyRow>,
+    people: HashMap<[u8; 32], PersonRow>,
+    deliveries: HashMap<Uuid, DeliveryRow>,
+    leads: HashMap<Uuid, LeadRow>,
+    attempts: HashMap<(Uuid, u32), EndRow>,
+    paused: HashSet<(String, String)>,
+    /// Whose deliveries are whose: token and owner.
+    owners: HashMap<Uuid, Uuid>,
+    places: HashMap<PlaceKey, i64>,
+}
+
+impl Reads {
+    pub(super) fn of<'a>(batch: impl Iterator<Item = &'a Work>) -> Self {
+        let mut reads = Self::default();
+        for work in batch {
+            reads.add(work);
+        }
+        reads
+    }
+
+    fn add(&mut self, work: &Work) {
+        match work {
+            Work::Accept(work) => {
+                let lead = &*work.accept.lead;
+                let at = lead.received_at.as_microsecond();
+                if let Some((key, fingerprint)) = work.key() {
+                    self.keys.insert(key, KeyRow { fingerprint: fingerprint.to_vec(), lead: lead.id.0, at });
+                }
+                for (hash, window) in work.people() {
+                    let until = at.saturating_add(*window);
+                    self.people.insert(*hash, PersonRow { lead: lead.id.0, at, until });
+                }
+                self.places.extend(work.places().iter().map(|place| place.key.clone()));
+                self.makes_deliveries = true;
+            }
+            Work::Attempt(attempt) => {
+                self.deliveries.insert(attempt.delivery.0);
+                self.sending.insert(attempt.delivery.0);
+                self.owners.insert(attempt.delivery.0);
+                self.places.extend(attempt.places.iter().map(|place| place.key.clone()));
+            }
+            Work::Step(work) => {
+                let step = &work.step;
+                self.deliveries.insert(step.delivery.0);
+                self.leads.insert(step.lead.0);
+                if let Some(end) = &step.attempt {
+                    self.attempts.insert((step.delivery.0, number(end.number)));
+                }
+                if step.change.give_back {
+                    self.owners.insert(step.delivery.0);
+                }
+                if matches!(&step.then, LeadStep::Advance { deliveries, .. } if !deliveries.is_empty()) {
+                    self.makes_deliveries = true;
+                }
+            }
+            Work::Redeliver(work) => {
+                self.deliveries.extend(work.new.redelivery_of.map(|old| old.0));
+                self.leads.insert(work.lead.0);
+                self.makes_deliveries = true;
+            }
+            Work::Refuse(_) => {}
+        }
+    }
+}
+
+/// Runs a statement if there is anything for it to do. A prepared statement is sent when this is first polled.
+async fn rows(client: &Client, needed: bool, statement: &Statement, values: Values<'_>) -> Result<Vec<Row>, Error> {
+    if needed { client.query(statement, values).await } else { Ok(Vec::new()) }
+}
+
+impl Found {
+    /// Begins a transaction; locks and reads. Returns the transaction's id too.
+    pub(super) async fn read(
+        client: &Client,
+        statements: &Statements,
+        reads: &Reads,
+        token: Uuid,
+    ) -> Result<(String, Self), Error> {
+        let (sources, keys): (Vec<&str>, Vec<&str>) =
+            reads.keys.keys().map(|(source, key)| (source.as_str(), key.as_str())).unzip();
+        let key_rows: Vec<&KeyRow> = reads.keys.values().collect();
+        let fingerprints: Vec<&[u8]> = key_rows.iter().map(|row| row.fingerprint.as_slice()).collect();
+        let key_leads: Vec<Uuid> = key_rows.iter().map(|row| row.lead).collect();
+        let key_times: Vec<i64> = key_rows.iter().map(|row| row.at).collect();
+
+        let hashes: Vec<&[u8]> = reads.people.keys().map(<[u8; 32]>::as_slice).collect();
+        let person_leads: Vec<Uuid> = reads.people.values().map(|row| row.lead).collect();
+        let person_times: Vec<i64> = reads.people.values().map(|row| row.at).collect();
+        let untils: Vec<i64> = reads.people.values().map(|row| row.until).collect();
+
+        let list = |set: &BTreeSet<Uuid>| set.iter().copied().collect::<Vec<Uuid>>();
+        let (deliveries, leads) = (list(&reads.deliveries), list(&reads.leads));
+        let (sending, owners) = (list(&reads.sending), list(&reads.owners));
+        let (attempts, numbers): (Vec<Uuid>, Vec<i32>) = reads.attempts.iter().copied().unzip();
+        let places: Vec<&str> = reads.places.iter().map(PlaceKey::as_str).collect();
+        let counts = !places.is_empty() || !owners.is_empty();
+        let sends = !sending.is_empty();
+        let needs_owners = sends || reads.makes_deliveries;
+
+        let key_values: Values<'_> = &[&sources, &keys, &fingerprints, &key_leads, &key_times];
+        let person_values: Values<'_> = &[&hashes, &person_leads, &person_times, &untils];
+        let delivery_values: Values<'_> = &[&deliveries];
+        let lead_values: Values<'_> = &[&leads];
+        let attempt_values: Values<'_> = &[&attempts, &numbers];
+        let pause_values: Values<'_> = &[&sending];
+        let owner_values: Values<'_> = &[&token];
+        let new_place_values: Values<'_> = &[&places];
+        let place_values: Values<'_> = &[&places, &owners];
+        let (
+            begun,
+            keys_found,
+            people_found,
+            deliveries_found,
+            leads_found,
+            attempts_found,
+            pauses_locked,
+            paused_found,
+            owners_locked,
+            owners_found,
+            places_made,
+            places_found,
+        ) = tokio::join!(
+            biased;
+            client.simple_query("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()"),
+            rows(client, !keys.is_empty(), &statements.lock_keys, key_values),
+            rows(client, !hashes.is_empty(), &statements.lock_people, person_values),
+            rows(client, !deliveries.is_empty(), &statements.lock_deliveries, delivery_values),
+            rows(client, !leads.is_empty(), &statements.lock_leads, lead_values),
+            rows(client, !attempts.is_empty(), &statements.read_attempts, attempt_values),
+            rows(client, sends, &statements.lock_pauses, &[]),
+            rows(client, sends, &statements.read_pauses, pause_values),
+            rows(client, needs_owners, &statements.lock_owners, &[]),
+            rows(client, needs_owners, &statements.read_owners, owner_values),
+            rows(client, !places.is_empty(), &statements.make_places, new_place_values),
+            rows(client, counts, &statements.lock_places, place_values),
+        );
+        // The first error is the cause of those behind it.
+        let begun = begun?;
+        let mut found = Self::default();
+        for row in keys_found? {
+            let row_of = KeyRow { fingerprint: row.try_get(2)?, lead: row.try_get(3)?, at: row.try_get(4)? };
+            found.keys.insert((row.try_get(0)?, row.try_get(1)?), row_of);
+        }
+        for row in people_found? {
+            if let Ok(hash) = row.try_get::<_, &[u8]>(0)?.try_into() {
+                let row_of = PersonRow { lead: row.try_get(1)?, at: row.try_get(2)?, until: row.try_get(3)? };
+                found.people.insert(hash, row_of);
+            }
+        }
+        for row in deliveries_found? {
+            let Some(state) = DeliveryState::from_word(row.try_get(2)?) else { continue };
+            let row_of = DeliveryRow {
+                gateway: row.try_get(1)?,
+                state,
+                attempts: u32::try_from(row.try_get::<_, i32>(3)?).unwrap_or(0),
+                had_unknown: row.try_get(4)?,
+                places: row.try_get::<_, &str>(5)?.lines().map(PlaceKey::from_text).collect(),
+                partner: row.try_get(6)?,
+                contract: row.try_get(7)?,
+            };
+            found.deliveries.insert(row.try_get(0)?, row_of);
+        }
+        for row in leads_found? {
+            let row_of = LeadRow {
+                version: row.try_get(1)?,
+                campaign: row.try_get(2)?,
+                source: row.try_get(3)?,
+                received_at: row.try_get(4)?,
+            };
+            found.leads.insert(row.try_get(0)?, row_of);
+        }
+        for row in attempts_found? {
+            let verdict = row.try_get::<_, Option<&str>>(2)?.and_then(Verdict::from_word);
+            let class = row.try_get::<_, Option<&str>>(3)?.and_then(Class::from_word);
+            let number = u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or(0);
+            found.attempts.insert((row.try_get(0)?, number), verdict.map(|verdict| (verdict, class)));
+        }
+        pauses_locked?;
+        for row in paused_found? {
+            found.paused.insert((row.try_get(0)?, row.try_get(1)?));
+        }
+        owners_locked?;
+        for row in owners_found? {
+            found.owners.insert(row.try_get(0)?, row.try_get(1)?);
+        }
+        places_made?;
+        for row in places_found? {
+            found.places.insert(PlaceKey::from_text(row.try_get(0)?), row.try_get(1)?);
+        }
+        let xid = begun.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        Ok((xid.unwrap_or_default(), found))
+    }
+
+    pub(super) fn key(&self, key: &(String, String)) -> Option<&KeyRow> {
+        self.keys.get(key)
+    }
+
+    pub(super) fn person(&self, hash: &[u8; 32]) -> Option<PersonRow> {
+        self.people.get(hash).copied()
+    }
+
+    pub(super) fn delivery(&self, id: Uuid) -> Option<&DeliveryRow> {
+        self.deliveries.get(&id)
+    }
+
+    pub(super) fn lead(&self, id: Uuid) -> Option<&LeadRow> {
+        self.leads.get(&id)
+    }
+
+    /// What is known of an attempt's end; `None`: there is no such attempt.
+    pub(super) fn attempt(&self, delivery: Uuid, number: u32) -> Option<&EndRow> {
+        self.attempts.get(&(delivery, number))
+    }
+
+    pub(super) fn is_paused(&self, partner: &str, contract: &str) -> bool {
+        self.paused.iter().any(|(kind, id)| match kind.as_str() {
+            "partner" => id == partner,
+            "contract" => id == contract,
+            _ => false,
+        })
+    }
+
+    /// Who delivers what `token` makes; `None`: it has made nothing yet.
+    pub(super) fn owner(&self, token: Uuid) -> Option<Uuid> {
+        self.owners.get(&token).copied()
+    }
+
+    /// Places taken so far under `key`.
+    ///
+    /// # Errors
+    /// When its row went between being made and being locked; then nothing is decided.
+    pub(super) fn used(&self, key: &PlaceKey) -> Result<u64, StoreError> {
+        match self.places.get(key) {
+            Some(used) => Ok(u64::try_from(*used).unwrap_or(0)),
+            None => Err(StoreError::Failed(format!("the count of {key} is gone"))),
+        }
+    }
+
+    /// Takes (`1`) or gives back (`-1`) a place.
+    pub(super) fn count(&mut self, key: &PlaceKey, by: i64) {
+        if let Some(used) = self.places.get_mut(key) {
+            *used += by;
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Forgetting in PostgreSQL: a day is its partitions; leads go in small bites.
+//!
+//! Several gateways may be at it at the same moment: what one has taken, the others step over.
+
+use super::{Postgres, days, rows};
+use crate::store::days::{day_before, day_of, id_bound};
+use crate::store::leads::REMEMBER_KEYS_HOURS;
+use crate::store::{Forgotten, StoreError};
+use deadpool_postgres::Object;
+use jiff::{Timestamp, ToSpan as _};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Rows deleted in one commit, so that leads waiting for theirs hardly notice.
+const BITE: i64 = 500;
+
+/// Finished leads, oldest first: ids carry their time, so no index on received_at is needed.
+pub(super) const OLDEST: &str = "SELECT id FROM lead WHERE received_at < $1 AND id < $2
+       AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.lead = lead.id AND state IN ('queued', 'sending', 'unknown'))
+     ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED";
+
+impl Postgres {
+    pub(in crate::store) async fn tidy(
+        &self,
+        now: Timestamp,
+        capture: Duration,
+        leads: Duration,
+    ) -> Result<Forgotten, StoreError> {
+        let mut forgotten = Forgotten::default();
+        let mut session = self.session().await?;
+        for hours in [0_i64, 24, 48] {
+            days::ensure(&session, day_of(now.checked_add(hours.hours()).unwrap_or(now))).await?;
+        }
+        let (capture_until, leads_until) = (day_before(now, capture), day_before(now, leads));
+        let until = |parent| if parent == "lookup" { leads_until } else { capture_until };
+        for (parent, day) in days::of(&session).await? {
+            if day < until(parent) && days::drop(&mut session, parent, day).await? {
+                forgotten.days += 1;
+            }
+        }
+        let before = now.as_microsecond().saturating_sub(i64::try_from(leads.as_micros()).unwrap_or(i64::MAX));
+        loop {
+            let bitten = delete_leads(&mut session, before).await?;
+            forgotten.leads += bitten;
+            if bitten < usize::try_from(BITE).unwrap_or(usize::MAX) {
+                break;
+            }
+        }
+        let keys_before = now.checked_sub(REMEMBER_KEYS_HOURS.hours()).map_or(0, Timestamp::as_microsecond);
+        for (table, key, column, before) in
+            [("idempotency", "source, key", "at", keys_before), ("dedupe", "hash", "until", now.as_microsecond())]
+        {
+            let sql = bite_sql(table, key, column);
+            while rows::execute(&session, &sql, &[&before, &BITE]).await? >= BITE.unsigned_abs() {}
+        }
+        Ok(forgotten)
+    }
+}
+
+/// Deletes some of the oldest finished leads with their deliveries and attempts.
+async fn delete_leads(session: &mut Object, before: i64) -> Result<usize, StoreError> {
+    let tx = session.transaction().await?;
+    let found = rows::query(&tx, OLDEST, &[&before, &id_bound(before), &BITE]).await?;
+    let ids: Vec<Uuid> = found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    if !ids.is_empty() {
+        let attempts = "DELETE FROM attempt WHERE delivery IN (SELECT id FROM delivery WHERE lead = ANY($1))";
+        for sql in [attempts, "DELETE FROM delivery WHERE lead = ANY($1)", "DELETE FROM lead WHERE id = ANY($1)"] {
+            rows::execute(&tx, sql, &[&ids]).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(ids.len())
+}
+
+pub(super) fn bite_sql(table: &str, key: &str, column: &str) -> String {
+    format!(
+        "DELETE FROM {table} WHERE ({key}) IN
+             (SELECT {key} FROM {table} WHERE {column} <= $1 ORDER BY {key} LIMIT $2 FOR UPDATE SKIP LOCKED)"
+    )
+}

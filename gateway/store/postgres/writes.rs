@@ -1,0 +1,569 @@
+//! The second round trip of a commit: what the decisions write, one statement for each table and kind, and COMMIT.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::Poll;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Error, Statement};
+use uuid::Uuid;
+
+use super::accept::AcceptWork;
+use super::found::{Found, PersonRow};
+use super::rows::text;
+use super::step::StepWork;
+use crate::clock;
+use crate::model::delivery::Verdict;
+use crate::model::id::ContractId;
+use crate::model::lead::{LeadReason, LeadStatus};
+use crate::model::limit::PlaceKey;
+use crate::store::days::day_of;
+use crate::store::fleet::Member;
+use crate::store::{Audit, ExchangeRecord, NewDelivery, RefusalRecord, StartAttempt, Step};
+use jiff::Timestamp;
+use tokio_postgres::error::SqlState;
+
+/// Declares the statements of a commit, and prepares them together.
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident: $sql:expr;)*) => {
+        /// The statements of a commit, prepared on one connection.
+        pub(super) struct Statements {
+            $($(#[$doc])* pub(super) $name: Statement,)*
+        }
+
+        impl Statements {
+            pub(super) async fn prepare(client: &Client) -> Result<Self, Error> {
+                let ($($name,)*) = tokio::try_join!($(client.prepare($sql)),*)?;
+                Ok(Self { $($name),* })
+            }
+        }
+    };
+}
+
+statements! {
+    /// Makes the keys its own or waits for who has them. Not outside of a transaction: one that did not begin must leave
+    /// nothing behind.
+    lock_keys: "INSERT INTO idempotency AS old (source, key, fingerprint, lead, at)
+         SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::uuid[], $5::bigint[]) AS new (source, key, fingerprint, lead, at)
+         WHERE pg_current_xact_id_if_assigned() IS NOT NULL ORDER BY source, key
+         ON CONFLICT (source, key) DO UPDATE SET at = old.at
+         RETURNING source, key, fingerprint, lead, at";
+    lock_people: "INSERT INTO dedupe AS old (hash, lead, at, until)
+         SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::bigint[], $4::bigint[]) AS new (hash, lead, at, until)
+         WHERE pg_current_xact_id_if_assigned() IS NOT NULL ORDER BY hash
+         ON CONFLICT (hash) DO UPDATE SET at = old.at
+         RETURNING hash, lead, at, until";
+    lock_deliveries: "SELECT id, gateway, state, attempt_count, had_unknown, places, partner, contract FROM delivery
+         WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+    lock_leads: "SELECT id, version, campaign, source, received_at FROM lead WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+    read_attempts: "SELECT attempt.delivery, attempt.number, CASE WHEN ended_at IS NOT NULL THEN verdict END, class FROM attempt
+         JOIN unnest($1::uuid[], $2::integer[]) AS wanted (delivery, number)
+           ON attempt.delivery = wanted.delivery AND attempt.number = wanted.number";
+    /// Who pauses locks it in EXCLUSIVE mode first: an attempt is committed before that, or sees it.
+    lock_pauses: "LOCK TABLE paused IN ROW SHARE MODE";
+    read_pauses: "SELECT kind, id FROM paused WHERE (kind, id) IN (
+             SELECT 'partner', partner FROM delivery WHERE id = ANY($1)
+             UNION ALL SELECT 'contract', contract FROM delivery WHERE id = ANY($1))";
+    /// As with pauses, for who takes over.
+    lock_owners: "LOCK TABLE gateway IN ROW SHARE MODE";
+    read_owners: "SELECT token, owner FROM gateway WHERE token = $1 OR owner = $1";
+    make_places: "INSERT INTO place (key, used) SELECT key, 0 FROM unnest($1::text[]) AS new (key) ORDER BY key
+         ON CONFLICT (key) DO NOTHING";
+    /// Those asked for, and those that the deliveries own.
+    lock_places: "SELECT key, used FROM place
+         WHERE key = ANY ($1::text[] || ARRAY(
+             SELECT unnest(string_to_array(places, E'\n')) FROM delivery WHERE id = ANY($2) AND places <> ''))
+         ORDER BY key FOR UPDATE";
+
+    enter: "INSERT INTO gateway (token, name, gate, until, owner) VALUES ($1, '', '', clock_timestamp(), $1)
+         ON CONFLICT (token) DO NOTHING";
+    insert_leads: "INSERT INTO lead (id, campaign, source, status, reason, test, received_at, version, payout, fields, meta,
+                           candidates, content_type, body, request_id)
+         SELECT id, campaign, source, status, reason, test, received_at, 1, payout, fields, meta, candidates, content_type, body,
+                request_id
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::bigint[],
+                     $9::text[], $10::text[], $11::text[], $12::text[], $13::bytea[], $14::uuid[])
+           AS new (id, campaign, source, status, reason, test, received_at, payout, fields, meta, candidates, content_type, body,
+                   request_id)";
+    insert_deliveries: "INSERT INTO delivery (id, lead, gateway, campaign, source, partner, contract, received_at, state, waits,
+                               reason, price, redelivery_of, bypass_limits, created_at, updated_at)
+         SELECT id, lead, $15, campaign, source, partner, contract, received_at, state, waits, reason, price, redelivery_of,
+                bypass_limits, at, at
+         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[],
+                     $9::boolean[], $10::text[], $11::bigint[], $12::uuid[], $13::boolean[], $14::bigint[])
+           AS new (id, lead, campaign, source, partner, contract, received_at, state, waits, reason, price, redelivery_of,
+                   bypass_limits, at)";
+    set_keys: "UPDATE idempotency SET fingerprint = new.fingerprint, lead = new.lead, at = new.at
+         FROM unnest($1::text[], $2::text[], $3::bytea[], $4::uuid[], $5::bigint[]) AS new (source, key, fingerprint, lead, at)
+         WHERE idempotency.source = new.source AND idempotency.key = new.key";
+    drop_keys: "DELETE FROM idempotency USING unnest($1::text[], $2::text[]) AS gone (source, key)
+         WHERE idempotency.source = gone.source AND idempotency.key = gone.key";
+    set_people: "UPDATE dedupe SET lead = new.lead, at = new.at, until = new.until
+         FROM unnest($1::bytea[], $2::uuid[], $3::bigint[], $4::bigint[]) AS new (hash, lead, at, until)
+         WHERE dedupe.hash = new.hash";
+    drop_people: "DELETE FROM dedupe WHERE hash = ANY($1)";
+    insert_lookups: "INSERT INTO lookup (day, hash, id) SELECT * FROM unnest($1::integer[], $2::bytea[], $3::uuid[])
+         ON CONFLICT DO NOTHING";
+    start_deliveries: "UPDATE delivery SET state = 'sending', attempt_count = new.number,
+                first_attempt_at = coalesce(first_attempt_at, new.at), due_at = NULL, places = new.places, held_ms = new.held_ms,
+                updated_at = new.at
+         FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::text[], $5::bigint[]) AS new (id, number, at, places, held_ms)
+         WHERE delivery.id = new.id";
+    insert_attempts: "INSERT INTO attempt (delivery, number, gateway, started_at, send_before, deadline)
+         SELECT delivery, number, $6, started_at, send_before, deadline
+         FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[])
+           AS new (delivery, number, started_at, send_before, deadline)";
+    change_deliveries: "UPDATE delivery SET state = new.state, verdict = coalesce(new.verdict, delivery.verdict),
+                reason = coalesce(new.reason, delivery.reason), price = coalesce(new.price, delivery.price),
+                reference = coalesce(new.reference, delivery.reference),
+                redirect_url = coalesce(new.redirect_url, delivery.redirect_url), due_at = new.due_at,
+                had_unknown = delivery.had_unknown OR new.unknown,
+                places = CASE WHEN new.give_back THEN '' ELSE delivery.places END, updated_at = new.at
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bigint[],
+                     $9::boolean[], $10::boolean[], $11::bigint[])
+           AS new (id, state, verdict, reason, price, reference, redirect_url, due_at, unknown, give_back, at)
+         WHERE delivery.id = new.id";
+    end_attempts: "UPDATE attempt SET ended_at = new.at, verdict = new.verdict, class = new.class, status_code = new.status_code,
+                latency_ms = new.latency_ms, explanation = new.explanation, timings = new.timings, exchange_day = new.day
+         FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::text[], $5::text[], $6::integer[], $7::bigint[], $8::text[],
+                     $9::text[], $10::integer[])
+           AS new (delivery, number, at, verdict, class, status_code, latency_ms, explanation, timings, day)
+         WHERE attempt.delivery = new.delivery AND attempt.number = new.number";
+    insert_exchanges: "INSERT INTO exchange (day, delivery, number, part, request_head, request_body, request_truncated,
+                              response_head, response_body, response_truncated)
+         SELECT * FROM unnest($1::integer[], $2::uuid[], $3::integer[], $4::smallint[], $5::text[], $6::bytea[], $7::boolean[],
+                              $8::text[], $9::bytea[], $10::boolean[])";
+    move_leads: "UPDATE lead SET version = version + 1, status = CASE WHEN new.moves THEN new.status ELSE lead.status END,
+                reason = CASE WHEN new.moves THEN new.reason ELSE lead.reason END
+         FROM unnest($1::uuid[], $2::boolean[], $3::text[], $4::text[]) AS new (id, moves, status, reason)
+         WHERE lead.id = new.id";
+    insert_audit: "INSERT INTO audit (at, who, action, subject, reason)
+         SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[])";
+    insert_refusals: "INSERT INTO refusal (day, id, source, campaign, at, request_head, request_body, request_truncated, status,
+                             answer)
+         SELECT * FROM unnest($1::integer[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[],
+                              $8::boolean[], $9::integer[], $10::text[])
+         ON CONFLICT DO NOTHING";
+    change_places: "UPDATE place SET used = used + new.change FROM unnest($1::text[], $2::bigint[]) AS new (key, change)
+         WHERE place.key = new.key";
+    set_turns: "INSERT INTO turn (contract, turn) SELECT * FROM unnest($1::text[], $2::bigint[]) AS new (contract, turn)
+         ORDER BY contract ON CONFLICT (contract) DO UPDATE SET turn = greatest(turn.turn, excluded.turn)";
+}
+
+/// A new delivery with what it has from its lead.
+pub(super) struct DeliveryWrite<'a> {
+    pub(super) new: &'a NewDelivery,
+    pub(super) lead: Uuid,
+    pub(super) campaign: String,
+    pub(super) source: String,
+    pub(super) received_at: i64,
+    pub(super) at: i64,
+}
+
+/// A lead that moves on; `None`: only its version is counted up.
+pub(super) struct LeadWrite {
+    pub(super) lead: Uuid,
+    pub(super) moved: Option<(LeadStatus, Option<LeadReason>)>,
+}
+
+/// One captured exchange.
+pub(super) struct ExchangeWrite<'a> {
+    pub(super) delivery: Uuid,
+    pub(super) number: i32,
+    pub(super) part: i16,
+    pub(super) day: i32,
+    pub(super) record: &'a ExchangeRecord,
+}
+
+/// What a commit writes, by table.
+pub(super) struct Writes<'a> {
+    member: &'a Member,
+    pub(super) leads: Vec<(&'a AcceptWork, LeadStatus, Option<LeadReason>)>,
+    pub(super) deliveries: Vec<DeliveryWrite<'a>>,
+    pub(super) set_keys: Vec<((String, String), &'a [u8; 32], Uuid, i64)>,
+    pub(super) drop_keys: Vec<(String, String)>,
+    pub(super) set_people: Vec<([u8; 32], PersonRow)>,
+    pub(super) drop_people: Vec<[u8; 32]>,
+    pub(super) lookups: Vec<(i32, [u8; 16], Uuid)>,
+    pub(super) starts: Vec<&'a StartAttempt>,
+    pub(super) steps: Vec<&'a Step>,
+    pub(super) ends: Vec<&'a StepWork>,
+    pub(super) exchanges: Vec<ExchangeWrite<'a>>,
+    pub(super) moves: Vec<LeadWrite>,
+    pub(super) audit: Vec<(&'a Audit, Timestamp)>,
+    pub(super) refusals: Vec<&'a RefusalRecord>,
+    places: BTreeMap<PlaceKey, i64>,
+    turns: BTreeMap<ContractId, u64>,
+}
+
+/// The values of a statement.
+pub(super) type Values<'v> = &'v [&'v (dyn ToSql + Sync)];
+
+/// Writes so many rows, if there are any. The statement is sent when this is first polled.
+async fn write(client: &Client, rows: usize, statement: &Statement, values: Values<'_>) -> Result<(), Error> {
+    if rows == 0 { Ok(()) } else { client.execute(statement, values).await.map(drop) }
+}
+
+/// A column of the rows.
+fn column<'r, R, T>(rows: &'r [R], of: impl FnMut(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(of).collect()
+}
+
+impl<'a> Writes<'a> {
+    /// Nothing yet, by `member`.
+    pub(super) fn of(member: &'a Member) -> Self {
+        Self {
+            member,
+            leads: Vec::new(),
+            deliveries: Vec::new(),
+            set_keys: Vec::new(),
+            drop_keys: Vec::new(),
+            set_people: Vec::new(),
+            drop_people: Vec::new(),
+            lookups: Vec::new(),
+            starts: Vec::new(),
+            steps: Vec::new(),
+            ends: Vec::new(),
+            exchanges: Vec::new(),
+            moves: Vec::new(),
+            audit: Vec::new(),
+            refusals: Vec::new(),
+            places: BTreeMap::new(),
+            turns: BTreeMap::new(),
+        }
+    }
+
+    /// Whose commit it is.
+    pub(super) fn token(&self) -> Uuid {
+        self.member.token
+    }
+
+    /// Takes (`1`) or gives back (`-1`) a place; written once per commit, however many jobs touch it.
+    pub(super) fn count(&mut self, found: &mut Found, key: &PlaceKey, by: i64) {
+        found.count(key, by);
+        *self.places.entry(key.clone()).or_insert(0) += by;
+    }
+
+    /// A contract had its turn.
+    pub(super) fn turn(&mut self, contract: &ContractId, turn: u64) {
+        let last = self.turns.entry(contract.clone()).or_insert(turn);
+        *last = (*last).max(turn);
+    }
+
+    /// Sends all of it and COMMIT behind it.
+    ///
+    /// # Errors
+    /// With the error of a statement, when nothing was done; without one, when nobody can say.
+    pub(super) async fn commit(
+        &self,
+        client: &Client,
+        statements: &Statements,
+        found: &Found,
+    ) -> Result<(), Option<Error>> {
+        let s = statements;
+        let owner = found.owner(self.member.token);
+        let enters = usize::from(owner.is_none() && !self.deliveries.is_empty());
+        // What is made by a gateway that was taken over belongs to who took it over.
+        let home = owner.unwrap_or(self.member.token);
+        let results = in_order(vec![
+            Box::pin(write(client, enters, &s.enter, &[&self.member.token])),
+            Box::pin(self.insert_leads(client, s)),
+            Box::pin(self.insert_deliveries(client, s, home)),
+            Box::pin(self.set_keys(client, s)),
+            Box::pin(self.drop_keys(client, s)),
+            Box::pin(self.set_people(client, s)),
+            Box::pin(self.drop_people(client, s)),
+            Box::pin(self.insert_lookups(client, s)),
+            Box::pin(self.start_deliveries(client, s)),
+            Box::pin(self.insert_attempts(client, s)),
+            Box::pin(self.change_deliveries(client, s)),
+            Box::pin(self.end_attempts(client, s)),
+            Box::pin(self.insert_exchanges(client, s)),
+            Box::pin(self.move_leads(client, s)),
+            Box::pin(self.insert_audit(client, s)),
+            Box::pin(self.insert_refusals(client, s)),
+            Box::pin(self.change_places(client, s)),
+            Box::pin(self.set_turns(client, s)),
+            // A commit that waits for a standby must not be cancelled: it would be said to have succeeded.
+            Box::pin(client.batch_execute("SET LOCAL statement_timeout = 0; COMMIT")),
+        ])
+        .await;
+        let (mut results, mut cause) = (results, None);
+        let commit = results.pop().unwrap_or(Ok(()));
+        for failed in results.into_iter().filter_map(Result::err) {
+            if failed.as_db_error().is_none() {
+                return Err(None);
+            }
+            // Those behind the first one only say that the transaction has failed.
+            cause = cause.or(Some(failed));
+        }
+        match (cause, commit) {
+            (None, Ok(())) => Ok(()),
+            // The server answered them all: what stands behind a failed statement was refused, and rolled back.
+            (Some(cause), Ok(())) => Err(Some(cause)),
+            (Some(cause), Err(refused)) if refused.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
+                // The setting before the COMMIT was refused, so the transaction is still open.
+                let _ = client.batch_execute("ROLLBACK").await;
+                Err(Some(cause))
+            }
+            (_, Err(_)) => Err(None),
+        }
+    }
+
+    async fn insert_leads(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.leads;
+        let values: Values<'_> = &[
+            &column(rows, |(work, ..)| work.accept.lead.id.0),
+            &column(rows, |(work, ..)| work.accept.lead.campaign.as_str()),
+            &column(rows, |(work, ..)| work.accept.lead.source.as_str()),
+            &column(rows, |(_, status, _)| status.as_str()),
+            &column(rows, |(_, _, reason)| reason.map(LeadReason::as_str)),
+            &column(rows, |(work, ..)| work.accept.lead.test),
+            &column(rows, |(work, ..)| work.accept.lead.received_at.as_microsecond()),
+            &column(rows, |(work, ..)| work.accept.payout.map(|amount| amount.0)),
+            &column(rows, |(work, ..)| work.fields.as_str()),
+            &column(rows, |(work, ..)| work.meta.as_str()),
+            &column(rows, |(work, ..)| work.candidates.as_str()),
+            &column(rows, |(work, ..)| text(&work.accept.content_type)),
+            &column(rows, |(work, ..)| &work.accept.body[..]),
+            &column(rows, |(work, ..)| work.accept.request.0),
+        ];
+        write(client, rows.len(), &s.insert_leads, values).await
+    }
+
+    async fn insert_deliveries(&self, client: &Client, s: &Statements, home: Uuid) -> Result<(), Error> {
+        let rows = &self.deliveries;
+        let values: Values<'_> = &[
+            &column(rows, |row| row.new.id.0),
+            &column(rows, |row| row.lead),
+            &column(rows, |row| row.campaign.as_str()),
+            &column(rows, |row| row.source.as_str()),
+            &column(rows, |row| row.new.partner.as_str()),
+            &column(rows, |row| row.new.contract.as_str()),
+            &column(rows, |row| row.received_at),
+            &column(rows, |row| row.new.state.as_str()),
+            &column(rows, |row| row.new.waits),
+            &column(rows, |row| row.new.reason.as_deref().map(text)),
+            &column(rows, |row| row.new.price.map(|amount| amount.0)),
+            &column(rows, |row| row.new.redelivery_of.map(|id| id.0)),
+            &column(rows, |row| row.new.bypass_limits),
+            &column(rows, |row| row.at),
+            &home,
+        ];
+        write(client, rows.len(), &s.insert_deliveries, values).await
+    }
+
+    async fn set_keys(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.set_keys;
+        let values: Values<'_> = &[
+            &column(rows, |row| row.0.0.as_str()),
+            &column(rows, |row| row.0.1.as_str()),
+            &column(rows, |row| row.1.as_slice()),
+            &column(rows, |row| row.2),
+            &column(rows, |row| row.3),
+        ];
+        write(client, rows.len(), &s.set_keys, values).await
+    }
+
+    async fn drop_keys(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.drop_keys;
+        let values: Values<'_> = &[&column(rows, |row| row.0.as_str()), &column(rows, |row| row.1.as_str())];
+        write(client, rows.len(), &s.drop_keys, values).await
+    }
+
+    async fn set_people(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.set_people;
+        let values: Values<'_> = &[
+            &column(rows, |row| row.0.as_slice()),
+            &column(rows, |row| row.1.lead),
+            &column(rows, |row| row.1.at),
+            &column(rows, |row| row.1.until),
+        ];
+        write(client, rows.len(), &s.set_people, values).await
+    }
+
+    async fn drop_people(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.drop_people;
+        write(client, rows.len(), &s.drop_people, &[&column(rows, |hash| hash.as_slice())]).await
+    }
+
+    async fn insert_lookups(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.lookups;
+        let values: Values<'_> =
+            &[&column(rows, |row| row.0), &column(rows, |row| row.1.as_slice()), &column(rows, |row| row.2)];
+        write(client, rows.len(), &s.insert_lookups, values).await
+    }
+
+    async fn start_deliveries(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.starts;
+        let values: Values<'_> = &[
+            &column(rows, |row| row.delivery.0),
+            &column(rows, |row| number(row.number)),
+            &column(rows, |row| row.started_at.as_microsecond()),
+            &column(rows, |row| {
+                let keys: Vec<&str> = row.places.iter().map(|place| place.key.as_str()).collect();
+                keys.join("\n")
+            }),
+            &column(rows, |row| signed(row.held_ms)),
+        ];
+        write(client, rows.len(), &s.start_deliveries, values).await
+    }
+
+    async fn insert_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.starts;
+        // The end of the lease by the sender's own measure, for whoever looks into a takeover later.
+        let now = clock::instant();
+        let lease = self.member.until.map(|until| micros(until.saturating_duration_since(now)));
+        let values: Values<'_> = &[
+            &column(rows, |row| row.delivery.0),
+            &column(rows, |row| number(row.number)),
+            &column(rows, |row| row.started_at.as_microsecond()),
+            &column(rows, |row| {
+                let deadline = row.deadline.as_microsecond();
+                lease.map_or(deadline, |left| row.started_at.as_microsecond().saturating_add(left).min(deadline))
+            }),
+            &column(rows, |row| row.deadline.as_microsecond()),
+            &self.member.token,
+        ];
+        write(client, rows.len(), &s.insert_attempts, values).await
+    }
+
+    async fn change_deliveries(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.steps;
+        let values: Values<'_> = &[
+            &column(rows, |row| row.delivery.0),
+            &column(rows, |row| row.change.state.as_str()),
+            &column(rows, |row| row.change.verdict.map(Verdict::as_str)),
+            &column(rows, |row| row.change.reason.as_deref().map(text)),
+            &column(rows, |row| row.change.price.map(|amount| amount.0)),
+            &column(rows, |row| row.change.reference.as_deref().map(text)),
+            &column(rows, |row| row.change.redirect_url.as_deref().map(text)),
+            &column(rows, |row| row.change.due_at.map(Timestamp::as_microsecond)),
+            &column(rows, |row| row.change.unknown),
+            &column(rows, |row| row.change.give_back),
+            &column(rows, |row| row.at.as_microsecond()),
+        ];
+        write(client, rows.len(), &s.change_deliveries, values).await
+    }
+
+    async fn end_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows: Vec<_> =
+            self.ends.iter().filter_map(|work| work.step.attempt.as_ref().map(|end| (*work, end))).collect();
+        let values: Values<'_> = &[
+            &column(&rows, |(work, _)| work.step.delivery.0),
+            &column(&rows, |(_, end)| number(end.number)),
+            &column(&rows, |(work, _)| work.step.at.as_microsecond()),
+            &column(&rows, |(_, end)| end.verdict.as_str()),
+            &column(&rows, |(_, end)| end.class.as_str()),
+            &column(&rows, |(_, end)| end.status_code.map(i32::from)),
+            &column(&rows, |(_, end)| end.latency_ms.map(i64::from)),
+            &column(&rows, |(work, _)| work.explanation.as_deref()),
+            &column(&rows, |(work, _)| work.timings.as_deref()),
+            &column(&rows, |(work, end)| end.exchange.as_ref().map(|_| number(work.day))),
+        ];
+        write(client, rows.len(), &s.end_attempts, values).await
+    }
+
+    async fn insert_exchanges(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.exchanges;
+        let response = |row: &ExchangeWrite<'a>| row.record.response.as_ref();
+        let values: Values<'_> = &[
+            &column(rows, |row| row.day),
+            &column(rows, |row| row.delivery),
+            &column(rows, |row| row.number),
+            &column(rows, |row| row.part),
+            &column(rows, |row| text(&row.record.request.head)),
+            &column(rows, |row| row.record.request.body.as_slice()),
+            &column(rows, |row| row.record.request.truncated),
+            &column(rows, |row| response(row).map(|message| text(&message.head))),
+            &column(rows, |row| response(row).map(|message| message.body.as_slice())),
+            &column(rows, |row| response(row).is_some_and(|message| message.truncated)),
+        ];
+        write(client, rows.len(), &s.insert_exchanges, values).await
+    }
+
+    async fn move_leads(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.moves;
+        let values: Values<'_> = &[
+            &column(rows, |row| row.lead),
+            &column(rows, |row| row.moved.is_some()),
+            &column(rows, |row| row.moved.map(|(status, _)| status.as_str())),
+            &column(rows, |row| row.moved.and_then(|(_, reason)| reason).map(LeadReason::as_str)),
+        ];
+        write(client, rows.len(), &s.move_leads, values).await
+    }
+
+    async fn insert_audit(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.audit;
+        let values: Values<'_> = &[
+            &column(rows, |(_, at)| at.as_microsecond()),
+            &column(rows, |(act, _)| text(&act.who)),
+            &column(rows, |(act, _)| act.action),
+            &column(rows, |(act, _)| text(&act.subject)),
+            &column(rows, |(act, _)| act.reason.as_deref().map(text)),
+        ];
+        write(client, rows.len(), &s.insert_audit, values).await
+    }
+
+    async fn insert_refusals(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let rows = &self.refusals;
+        let values: Values<'_> = &[
+            &column(rows, |row| number(day_of(row.at))),
+            &column(rows, |row| row.request_id.0),
+            &column(rows, |row| row.source.as_str()),
+            &column(rows, |row| text(&row.campaign)),
+            &column(rows, |row| row.at.as_microsecond()),
+            &column(rows, |row| text(&row.request.head)),
+            &column(rows, |row| row.request.body.as_slice()),
+            &column(rows, |row| row.request.truncated),
+            &column(rows, |row| i32::from(row.status)),
+            &column(rows, |row| text(&row.answer)),
+        ];
+        write(client, rows.len(), &s.insert_refusals, values).await
+    }
+
+    async fn change_places(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let (keys, changes): (Vec<&str>, Vec<i64>) =
+            self.places.iter().filter(|(_, change)| **change != 0).map(|(key, change)| (key.as_str(), *change)).unzip();
+        write(client, keys.len(), &s.change_places, &[&keys, &changes]).await
+    }
+
+    async fn set_turns(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+        let (contracts, turns): (Vec<&str>, Vec<i64>) =
+            self.turns.iter().map(|(contract, turn)| (contract.as_str(), signed(*turn))).unzip();
+        write(client, contracts.len(), &s.set_turns, &[&contracts, &turns]).await
+    }
+}
+
+type Writing<'w> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'w>>;
+
+/// Polls them all, the first first; so they are sent in this order, and together.
+async fn in_order(mut writings: Vec<Writing<'_>>) -> Vec<Result<(), Error>> {
+    let mut results: Vec<Option<Result<(), Error>>> = writings.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (writing, result) in writings.iter_mut().zip(&mut results) {
+            if result.is_none()
+                && let Poll::Ready(done) = writing.as_mut().poll(context)
+            {
+                *result = Some(done);
+            }
+        }
+        if results.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}
+
+/// A number of the model as PostgreSQL keeps it.
+pub(super) fn number(n: u32) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+/// A count of the model as PostgreSQL keeps it.
+pub(super) fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn micros(time: std::time::Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,181 @@
+//! PostgreSQL fails in mid-load: sources are told at once to come back, deliveries pause, and when it is there again
+//! everything goes on by itself, with nothing lost and nothing sent twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lead_gateway::clock;
+use serde_json::{Value, json};
+
+use super::{OK, Shared, sent_to};
+use crate::harness::{Gateway, JsonBody as _, KEY, World, buyer, text_at};
+use crate::partner_stub::{Behaviour, Stub};
+
+/// The longest that a source may wait to be told to come back, with room for a slow machine.
+const AT_ONCE: Duration = Duration::from_secs(8);
+
+/// What sources were told.
+#[derive(Default)]
+struct Told {
+    acknowledged: Vec<String>,
+    refused: usize,
+    slowest: Duration,
+}
+
+/// Posts to both gateways until it is stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    posted: Arc<AtomicUsize>,
+    posters: Vec<tokio::task::JoinHandle<Told>>,
+}
+
+impl Load {
+    fn start(gateways: &[Gateway]) -> Self {
+        let (stop, posted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let posters = (0..8)
+            .map(|poster| {
+                let gateway = &gateways[poster % gateways.len()];
+                let (url, client) = (gateway.url("/v1/campaigns/solar/leads"), gateway.client.clone());
+                let (stop, posted) = (Arc::clone(&stop), Arc::clone(&posted));
+                tokio::spawn(async move {
+                    let mut told = Told::default();
+                    for number in 0.. {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let body = json!({"email": format!("p{poster}.{number}@example.com")});
+                        let began = clock::instant();
+                        let answer = client.post(&url).bearer_auth(KEY).json_body(&body).send().await.unwrap();
+                        told.slowest = told.slowest.max(began.elapsed());
+                        match answer.status().as_u16() {
+                            202 => {
+                                let body: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+                                told.acknowledged.push(text_at(&body, "/lead_id"));
+                                posted.fetch_add(1, Ordering::Relaxed);
+                            }
+                            503 => {
+                                assert!(answer.headers().contains_key("retry-after"));
+                                told.refused += 1;
+                                tokio::time::sleep(Duration::from_millis(20)).await;
+                            }
+                            other => panic!("a source was told {other}: {}", answer.text().await.unwrap()),
+                        }
+                    }
+                    told
+                })
+            })
+            .collect();
+        Self { stop, posted, posters }
+    }
+
+    /// Waits until so many more leads were acknowledged.
+    async fn more(&self, leads: usize) {
+        let wanted = self.posted.load(Ordering::Relaxed) + leads;
+        let began = clock::instant();
+        while self.posted.load(Ordering::Relaxed) < wanted {
+            assert!(!self.posters.iter().any(tokio::task::JoinHandle::is_finished), "a poster gave up");
+            assert!(began.elapsed() < Duration::from_secs(60), "no lead is taken any more");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn end(self) -> Told {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Told::default();
+        for poster in self.posters {
+            let told = poster.await.unwrap();
+            all.acknowledged.extend(told.acknowledged);
+            all.refused += told.refused;
+            all.slowest = all.slowest.max(told.slowest);
+        }
+        all
+    }
+}
+
+async fn start(shared: &Shared, stub: &Stub) -> (World, [Gateway; 2]) {
+    let world = shared.world(&buyer("takes", &stub.url("/"), "", "", ""));
+    let gateways = [world.start().await, world.start().await];
+    (world, gateways)
+}
+
+/// Every acknowledged lead is sold, and the partner has each delivery and each person once.
+async fn settle(gateways: [Gateway; 2], stub: &Stub, told: &Told) {
+    for state in ["queued", "sending"] {
+        let path = format!("/v1/deliveries?state={state}&limit=1");
+        gateways[0].eventually(&path, |page| page["items"] == json!([])).await;
+    }
+    let unknown = gateways[0].get("/v1/deliveries?state=unknown").await;
+    assert_eq!(unknown["items"], json!([]), "whatever happens to the database, no outcome is lost");
+    for id in &told.acknowledged {
+        assert_eq!(text_at(&gateways[0].lead(id).await, "/status"), "sold");
+    }
+    let (_, people) = sent_to(stub);
+    // Those whose source was told to come back may have been stored all the same, and are then delivered too.
+    assert!(people.len() >= told.acknowledged.len() && people.len() <= told.acknowledged.len() + told.refused);
+    assert!(told.slowest < AT_ONCE, "a source waited {:?}", told.slowest);
+    for gateway in gateways {
+        gateway.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_that_is_killed_stopped_or_throws_everybody_out_loses_nothing() {
+    let mut shared = Shared::start();
+    let takes = Stub::start(Behaviour::ok(OK)).await;
+    let (_world, gateways) = start(&shared, &takes).await;
+    let load = Load::start(&gateways);
+    load.more(30).await;
+    for round in 0..3 {
+        let url = shared.postgres.url();
+        shared
+            .postgres
+            .psql(&url, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()");
+        load.more(30).await;
+        shared = tokio::task::spawn_blocking(move || {
+            if round == 1 {
+                shared.postgres.stop();
+            } else {
+                shared.postgres.kill9();
+            }
+            shared
+        })
+        .await
+        .unwrap();
+        // Long enough that sources are told, and short of a lease.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let ready = gateways[0].client.get(gateways[0].url("/readyz")).send().await.unwrap();
+        assert_eq!(ready.status(), 503);
+        shared = tokio::task::spawn_blocking(move || {
+            shared.postgres.restart();
+            shared
+        })
+        .await
+        .unwrap();
+        load.more(30).await;
+    }
+    let told = load.end().await;
+    assert!(told.refused > 0, "nobody was told to come back");
+    settle(gateways, &takes, &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_row_that_somebody_holds_delays_and_spoils_nothing() {
+    let shared = Shared::start();
+    let takes = Stub::start(Behaviour::ok(OK)).await;
+    let (world, gateways) = start(&shared, &takes).await;
+    let load = Load::start(&gateways);
+    load.more(30).await;
+    let url = world.store_url();
+    let hold = "BEGIN; SELECT count(*) FROM (SELECT 1 FROM place FOR UPDATE) held; SELECT pg_sleep(4); COMMIT";
+    let shared = tokio::task::spawn_blocking(move || {
+        shared.postgres.psql(&url, hold);
+        shared
+    })
+    .await
+    .unwrap();
+    load.more(30).await;
+    let told = load.end().await;
+    settle(gateways, &takes, &told).await;
+    drop(shared);
+}

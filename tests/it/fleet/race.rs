@@ -1,0 +1,115 @@
+//! Four gateways race for the same places, while partners refuse, break off, and while midnight comes to all of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lead_gateway::clock::Clock;
+use serde_json::json;
+
+use super::{OK, Shared};
+use crate::harness::{Gateway, JsonBody as _, KEY, at, buyer};
+use crate::partner_stub::{Behaviour, Stub};
+
+const GATEWAYS: usize = 4;
+const CLIENTS: usize = 64;
+/// More leads than all places of two days, with what partners refuse.
+const LEADS: usize = 3_000;
+/// A partner's limit a day, and its zone: in June it is midnight in all of them at once.
+const PARTNERS: [(&str, usize, &str); 3] =
+    [("one", 1, "Europe/London"), ("seven", 7, "Africa/Lagos"), ("thousand", 1_000, "Europe/Lisbon")];
+
+/// What a partner does with its requests, in turn: most are taken, some refused, some broken off after they were read.
+fn moody(requests: usize) -> Vec<Behaviour> {
+    let of = |number: usize| match number {
+        n if n % 7 == 3 => Behaviour::reply(200, r#"{"ok": false}"#),
+        n if n % 97 == 50 => Behaviour::close_after_reading(),
+        _ => Behaviour::ok(OK),
+    };
+    (0..requests).map(of).collect()
+}
+
+/// Of the first so many requests, those that took a place for good.
+fn kept(requests: usize) -> usize {
+    (0..requests).filter(|n| n % 7 != 3).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn four_gateways_fill_every_limit_exactly_on_both_sides_of_a_midnight() {
+    let shared = Shared::start();
+    let (mut stubs, mut network) = (Vec::new(), String::new());
+    for (id, limit, zone) in PARTNERS {
+        let stub = Stub::script(moody(LEADS)).await;
+        let rules = "[contract.endpoint.response]\naccepted = { json = \"$.ok\", equals = \"true\" }\n\
+                     rejected = { json = \"$.ok\", equals = \"false\" }";
+        network +=
+            &buyer(id, &stub.url("/"), &format!("limits = {{ daily = {limit} }}"), "when_full = \"skip\"", rules)
+                .replacen("Europe/London", zone, 1);
+        stubs.push(stub);
+    }
+    let world = shared.world(&network);
+    let base = std::fs::read_to_string(world.path("network/base.toml")).unwrap();
+    let base = base.replacen("currency = \"GBP\"", "currency = \"GBP\"\ndistribution = \"broadcast\"\nsell_to = 0", 1);
+    world.write("network/base.toml", &base);
+    let clock = Clock::manual(at("2026-06-10T22:59:59.999999Z"));
+    let mut gateways = Vec::new();
+    for _ in 0..GATEWAYS {
+        gateways.push(world.start_inside(clock.clone()).await);
+    }
+
+    // Midnight comes in the middle of the rush, once the first day's places are all taken.
+    let rush = post_many(&gateways);
+    let midnight = async {
+        while kept(stubs[2].count()) < PARTNERS[2].1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        clock.set(at("2026-06-10T23:00:00Z"));
+    };
+    tokio::join!(rush, midnight);
+    for state in ["queued", "sending"] {
+        gateways[0]
+            .eventually(&format!("/v1/deliveries?state={state}&limit=1"), |page| page["items"] == json!([]))
+            .await;
+    }
+    for ((id, limit, _), stub) in PARTNERS.iter().zip(&stubs) {
+        // Never exceeded, and never short: there was more than enough for all.
+        assert_eq!(kept(stub.count()), limit * 2, "{id}, of {} requests", stub.count());
+    }
+    let store = &gateways[0].app().pipeline.store;
+    let (held, recounted) = (store.all_places().await.unwrap(), store.recount_places().await.unwrap());
+    for (key, used) in held.iter().filter(|(key, _)| key.as_str().starts_with("partner/")) {
+        assert_eq!(recounted.get(key), Some(used), "{key}");
+        let limit =
+            PARTNERS.iter().find(|(id, ..)| key.as_str().contains(&format!("/{id}/d"))).map(|(_, limit, _)| *limit);
+        assert!(limit.is_none_or(|limit| *used == limit as u64), "{key}: {used}");
+    }
+    for gateway in gateways {
+        gateway.stop().await;
+    }
+}
+
+/// Posts from all clients to all gateways at once.
+async fn post_many(gateways: &[Gateway]) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let gateway = &gateways[client % gateways.len()];
+            let (url, http) = (gateway.url("/v1/campaigns/solar/leads"), gateway.client.clone());
+            let next = Arc::clone(&next);
+            tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= LEADS {
+                        break;
+                    }
+                    let body = json!({"email": format!("r{number}@example.com")});
+                    let answer = http.post(&url).bearer_auth(KEY).json_body(&body).send().await.unwrap();
+                    assert_eq!(answer.status(), 202);
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+}

@@ -1,0 +1,258 @@
+//! Redis servers.
+
+use std::io::{BufReader, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::signal;
+use crate::harness::free_port;
+
+/// A server that starts has so long to answer; CI machines are slow.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A Redis that runs; it ends when it is dropped.
+pub struct Redis {
+    child: Child,
+    dir: TempDir,
+    pub port: u16,
+    arguments: Vec<String>,
+    /// It speaks TLS alone, so the helpers below cannot talk to it.
+    tls: bool,
+}
+
+impl Redis {
+    /// An empty server that keeps nothing on disk.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// As [`Redis::start`], with further options such as `--maxmemory 4mb`.
+    pub fn with(options: &[&str]) -> Self {
+        Self::on(free_port(), options)
+    }
+
+    /// A server on a port that is known.
+    pub fn on(port: u16, options: &[&str]) -> Self {
+        let arguments: Vec<String> =
+            ["--port", &port.to_string()].iter().chain(options).map(ToString::to_string).collect();
+        Self::launch(port, arguments, false)
+    }
+
+    /// A server that speaks TLS alone, with this certificate and key (PEM).
+    pub fn with_tls(certificate: &Path, key: &Path) -> Self {
+        let port = free_port();
+        let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
+        let arguments = [
+            "--port",
+            "0",
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-auth-clients",
+            "no",
+        ];
+        Self::launch(port, arguments.map(str::to_owned).to_vec(), true)
+    }
+
+    /// A sentinel that watches the master on `master`, and needs two of its kind to agree.
+    pub fn sentinel(master: u16) -> Self {
+        let port = free_port();
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor leads 127.0.0.1 {master} 2\n\
+             sentinel down-after-milliseconds leads 1000\nsentinel failover-timeout leads 5000\n",
+            dir.path().display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let arguments = vec![config.display().to_string(), "--sentinel".to_owned()];
+        Self::launch_in(dir, port, arguments, false)
+    }
+
+    fn launch(port: u16, mut arguments: Vec<String>, tls: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().display().to_string();
+        arguments
+            .extend(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", &place].map(str::to_owned));
+        Self::launch_in(dir, port, arguments, tls)
+    }
+
+    fn launch_in(dir: TempDir, port: u16, arguments: Vec<String>, tls: bool) -> Self {
+        let child = spawn(&arguments);
+        let server = Self { child, dir, port, arguments, tls };
+        server.answers();
+        server
+    }
+
+    fn answers(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let up = if self.tls {
+                TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+            } else {
+                self.try_command(&["PING"]).is_some()
+            };
+            if up {
+                return;
+            }
+            assert!(Instant::now() < deadline, "redis-server on {} does not answer ({:?})", self.port, self.dir);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// SIGKILL, as a crash would end it.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again after [`Redis::kill`]: empty, for nothing was kept.
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.arguments);
+        self.answers();
+    }
+
+    /// Stops it in its tracks: connections stay, and nothing is answered.
+    pub fn stop(&self) {
+        signal("STOP", self.child.id());
+    }
+
+    /// Lets it go on.
+    pub fn go_on(&self) {
+        signal("CONT", self.child.id());
+    }
+
+    /// A command's answer, as Redis writes it.
+    pub fn command(&self, words: &[&str]) -> String {
+        self.try_command(words).unwrap_or_else(|| panic!("redis on {} did not answer {words:?}", self.port))
+    }
+
+    fn try_command(&self, words: &[&str]) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let mut request = format!("*{}\r\n", words.len());
+        for word in words {
+            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        stream.write_all(request.as_bytes()).ok()?;
+        read_reply(&mut BufReader::new(stream))
+    }
+}
+
+fn spawn(arguments: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("redis-server cannot be started ({error}); `make tools` installs it"))
+}
+
+/// One reply of the protocol (RESP2), flattened: the items of a list a line each.
+fn read_reply(reader: &mut impl std::io::BufRead) -> Option<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line).ok()?;
+    let line = line.trim_end();
+    let (kind, rest) = line.split_at_checked(1)?;
+    match kind {
+        "+" | "-" | ":" => Some(rest.to_owned()),
+        "$" => {
+            let Ok(length) = rest.parse::<usize>() else { return Some(String::new()) };
+            let mut bytes = vec![0; length + 2];
+            reader.read_exact(&mut bytes).ok()?;
+            bytes.truncate(length);
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        "*" => {
+            let many: i64 = rest.parse().ok()?;
+            let items: Option<Vec<String>> = (0..many).map(|_| read_reply(reader)).collect();
+            Some(items?.join("\n"))
+        }
+        _ => None,
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Three masters with all slots between them, and no replicas.
+pub struct Cluster {
+    pub nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let options =
+            ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf"];
+        let nodes: Vec<Redis> = (0..3).map(|_| Redis::with(&options)).collect();
+        for (nth, node) in nodes.iter().enumerate() {
+            let (first, last) = (nth * 16384 / 3, (nth + 1) * 16384 / 3 - 1);
+            node.command(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
+            node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(nth + 1).to_string()]);
+        }
+        for node in &nodes[1..] {
+            nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string()]);
+        }
+        let cluster = Self { nodes };
+        let deadline = Instant::now() + PATIENCE;
+        let ready = |node: &Redis| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        while !cluster.nodes.iter().all(ready) {
+            assert!(Instant::now() < deadline, "the cluster did not come together");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        cluster
+    }
+
+    /// Moves the slot of `key`, with all that is in it, to the next node.
+    pub fn move_slot_of(&self, key: &str) {
+        let slot = self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]);
+        let number: usize = slot.parse().unwrap();
+        let id = |at: usize| self.nodes[at].command(&["CLUSTER", "MYID"]);
+        let owner = (0..3)
+            .find(|at| {
+                // `… connected 0-5460` of the line that says `myself`; moved slots stand alone.
+                let lines = self.nodes[*at].command(&["CLUSTER", "NODES"]);
+                let myself = lines.lines().find(|line| line.contains("myself")).unwrap();
+                myself.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
+                    let (first, last) = range.split_once('-').unwrap_or((range, range));
+                    (first.parse().unwrap()..=last.parse().unwrap()).contains(&number)
+                })
+            })
+            .unwrap();
+        let to = (owner + 1) % 3;
+        let (source, target) = (&self.nodes[owner], &self.nodes[to]);
+        target.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(owner)]);
+        source.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]);
+        loop {
+            let keys = source.command(&["CLUSTER", "GETKEYSINSLOT", &slot, "3"]);
+            if keys.is_empty() {
+                break;
+            }
+            for key in keys.lines() {
+                source.command(&["MIGRATE", "127.0.0.1", &target.port.to_string(), key, "0", "5000"]);
+            }
+        }
+        for node in [target, source] {
+            node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]);
+        }
+    }
+}
