@@ -10,7 +10,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help test soak tools peers demo audit image
+.PHONY: help test soak fuzz measure tools peers demo audit image
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -26,9 +26,9 @@ test: tools ## format, lints, doc links, every test
 		cargo test $(LOCKED); \
 	fi
 
-soak: tools ## a thousand kills: KILLS=… for another number, CRASH_SEED=… to repeat
-	CRASH_KILLS=$${KILLS:-1000} CRASH_SEED=$${CRASH_SEED:-$$RANDOM} cargo test $(LOCKED) --test it -- --nocapture --exact \
-		crash::whenever_a_gateway_on_sqlite_dies_nothing_is_lost_sent_twice_or_beyond_a_limit
+soak: tools ## a thousand kills on each store: KILLS=… for another number, CRASH_SEED=… to repeat
+	CRASH_KILLS=$${KILLS:-1000} CRASH_SEED=$${CRASH_SEED:-$$RANDOM} cargo test $(LOCKED) --test it -- --nocapture \
+		--test-threads 1 crash::whenever_
 
 # A C compiler builds SQLite, the allocator and the TLS primitives; rustfmt and clippy are not in rustup's minimal
 # profile. Only what is missing is installed, and packages only by root: nobody's machine is changed behind their back.
@@ -50,13 +50,15 @@ tools:
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
 # Servers that are not ours, for tests to talk to: nginx, PostgreSQL, Redis, and Python packages at the versions of
-# tests/peers. Tests start a PostgreSQL of their own: the package is kept from starting one for the machine.
+# tests/peers; and strace, which shows that no answer leaves before its sync. Tests start a PostgreSQL of their own: the
+# package is kept from starting one for the machine.
 peers:
 	@missing=""; \
 	command -v curl >/dev/null || missing="curl"; \
 	{ command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || missing="$$missing postgresql"; \
 	command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="$$missing nginx-light"; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	strace -V >/dev/null 2>&1 || missing="$$missing strace"; \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -93,6 +95,16 @@ audit: ## licences, bans, sources and advisories of every dependency
 	else \
 		echo "make: no advisory database could be fetched; advisories were NOT checked" >&2; \
 	fi
+
+# The tests fuzz for a few seconds from one seed; this looks for longer, from another each time, and says which.
+fuzz: ## look for inputs that break a parser, FUZZ_SECONDS (300) for each target
+	@export FUZZ_SECONDS=$${FUZZ_SECONDS:-300} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)}; \
+	echo "FUZZ_SEED=$$FUZZ_SEED FUZZ_SECONDS=$$FUZZ_SECONDS"; \
+	cargo test $(LOCKED) --release --test it -- fuzz:: --nocapture
+
+measure: ## what a quiet machine shows: a healthy partner beside a hundred bad ones, two million waiting (4 GiB of disk)
+	cargo test $(LOCKED) --release --test it -- --ignored --nocapture --test-threads=1 \
+		beside_a_hundred_bad_partners two_million
 
 image: ## the container image
 	docker build -t lead-gateway .

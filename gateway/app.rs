@@ -28,7 +28,7 @@ use crate::dispatch::{DispatchConfig, Dispatcher};
 use crate::gate::memory::MemoryGate;
 use crate::gate::{Gate, RedisGate, Servers, Settings};
 use crate::model::secret::SecretText;
-use crate::pipeline::{Pipeline, StoreTruth};
+use crate::pipeline::{Lanes, Pipeline, StoreTruth};
 use crate::store::{Changes, ConnectOptions, Store};
 use crate::telemetry;
 use crate::web::server::{self, Bounds};
@@ -94,8 +94,17 @@ impl App {
         let tokens = Tokens::new(store.tokens().await?);
         let loaded = Loaded { counts: network.counts(), ..loaded };
         let capture_limit = config.capture.body_limit.bytes();
-        let pipeline =
-            Arc::new(Pipeline::new(clock, store, Directory::new(network), gate, dispatcher, turns, capture_limit));
+        let lanes = Lanes::new(config.egress.attempts);
+        let pipeline = Arc::new(Pipeline::new(
+            clock,
+            store,
+            Directory::new(network),
+            gate,
+            dispatcher,
+            turns,
+            lanes,
+            capture_limit,
+        ));
         let keep = Keep { captures: config.capture.retention.0, leads: config.leads.retention.0 };
         let worker = Worker::new(Arc::clone(&pipeline), keep);
         let here = config.server.metrics_listen.is_none();

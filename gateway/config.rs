@@ -336,13 +336,21 @@ impl Default for NetworkConfig {
 }
 
 /// `[egress]`
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Egress {
     /// Networks that partners may live on besides public ones.
     pub allow: Vec<IpNet>,
     /// A PEM file of certificate authorities to trust besides the public ones.
     pub extra_ca: Option<PathBuf>,
+    /// Attempts under way at the same time, all contracts together.
+    pub attempts: usize,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { allow: Vec::new(), extra_ca: None, attempts: 2_000 }
+    }
 }
 
 /// `[capture]`

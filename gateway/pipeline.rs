@@ -22,7 +22,7 @@ mod staff;
 mod truth;
 
 pub use authorise::Authorisation;
-pub use lane::{Lane, Lanes, Permit};
+pub use lane::{Lane, Lanes, Permit, Space};
 pub use outcomes::{Outcome, Outcomes, Waiting};
 pub use send::{deliver, masked, request_for};
 pub use staff::{ActFault, RedeliverLimits};
@@ -160,6 +160,7 @@ pub enum Attempted {
 impl Pipeline {
     /// A pipeline that has yet to be given its queues.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "each is one part of it")]
     pub fn new(
         clock: Clock,
         store: Store,
@@ -167,6 +168,7 @@ impl Pipeline {
         gate: Gate,
         dispatcher: Dispatcher,
         turns: HashMap<ContractId, u64>,
+        lanes: Lanes,
         capture_limit: usize,
     ) -> Self {
         Self {
@@ -175,7 +177,7 @@ impl Pipeline {
             directory,
             gate,
             dispatcher,
-            lanes: Lanes::default(),
+            lanes,
             outcomes: Outcomes::default(),
             capture_limit,
             turns: tokio::sync::Mutex::new(Turns::new(turns)),
@@ -251,12 +253,12 @@ impl Pipeline {
         let loaded = match self.load(queued, fresh, entry).await {
             Ok(loaded) => loaded,
             Err(error) => {
-                self.not_started(entry, ticket, permit, &[]).await;
+                self.not_started(entry, ticket, permit, &[]);
                 return Err(error);
             }
         };
         let Some((record, lead)) = loaded else {
-            self.not_started(entry, ticket, permit, &[]).await;
+            self.not_started(entry, ticket, permit, &[]);
             return Ok(Attempted::Gone);
         };
         let number = record.delivery.attempt_count + 1;
@@ -271,7 +273,7 @@ impl Pipeline {
         let mut outgoing = match request_for(&network, entry, &lead, record.delivery.id, number, self.clock.now()) {
             Ok(outgoing) => outgoing,
             Err(why) => {
-                self.not_started(entry, ticket, permit, &[]).await;
+                self.not_started(entry, ticket, permit, &[]);
                 let change = decide::after_render_failure(why, record.delivery.had_unknown);
                 self.conclude(&record.delivery, DeliveryState::Queued, Conclusion::of(change)).await?;
                 return Ok(Attempted::Done);
@@ -285,12 +287,12 @@ impl Pipeline {
         let started_at = self.clock.now();
         outgoing.must_be_sent_before(self.store.send_before());
         if outgoing.send_before.is_some_and(|before| before <= began) {
-            self.not_started(entry, ticket, permit, &[]).await;
+            self.not_started(entry, ticket, permit, &[]);
             return Err(StoreError::NoLease);
         }
         if started_at >= ticket.valid_until {
             // A period or the hours ended while it was being rendered.
-            self.not_started(entry, ticket, permit, &[]).await;
+            self.not_started(entry, ticket, permit, &[]);
             return Ok(Attempted::BackToGate);
         }
         failpoint::pass("attempt.ticket");
@@ -299,22 +301,22 @@ impl Pipeline {
         match self.start(&record.delivery, number, started_at, entry, ticket, held_ms).await {
             Ok(Granted::Go(earlier)) => {
                 self.gate.made(ticket);
-                self.give_back(&record.delivery.partner, earlier).await;
+                self.give_back(&record.delivery.partner, earlier);
             }
             Ok(Granted::Full(counts)) => {
-                self.not_started(entry, ticket, permit, &counts).await;
+                self.not_started(entry, ticket, permit, &counts);
                 return Ok(Attempted::BackToGate);
             }
             Ok(Granted::Paused) => {
-                self.not_started(entry, ticket, permit, &[]).await;
+                self.not_started(entry, ticket, permit, &[]);
                 return Ok(Attempted::BackToGate);
             }
             Ok(Granted::Stale) => {
-                self.not_started(entry, ticket, permit, &[]).await;
+                self.not_started(entry, ticket, permit, &[]);
                 return Ok(Attempted::Gone);
             }
             Err(error) => {
-                self.not_started(entry, ticket, permit, &[]).await;
+                self.not_started(entry, ticket, permit, &[]);
                 return Err(error);
             }
         }
@@ -448,7 +450,7 @@ impl Pipeline {
 
     /// An attempt was not made after all: what it had taken is free again. `counts` are what the store said when it
     /// refused, if it did.
-    pub(crate) async fn not_started(
+    pub(crate) fn not_started(
         &self,
         entry: &ContractEntry,
         ticket: &Ticket,

@@ -55,8 +55,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use uuid::Uuid;
-
 use postgres::Postgres;
 use sqlite::Sqlite;
 
@@ -71,13 +69,11 @@ pub struct ConnectOptions {
     pub name: String,
     /// Sessions for reading, beside those of the writer.
     pub readers: usize,
-    /// The incarnation that it goes on as; a new one where there is none.
-    pub incarnation: Option<Uuid>,
 }
 
 impl Default for ConnectOptions {
     fn default() -> Self {
-        Self { name: "gateway".to_owned(), readers: 8, incarnation: None }
+        Self { name: "gateway".to_owned(), readers: 8 }
     }
 }
 
@@ -86,7 +82,7 @@ enum Engine {
     /// A data directory, for a single gateway.
     Sqlite(Sqlite),
     /// A database server, for several.
-    Postgres(Postgres),
+    Postgres(Box<Postgres>),
 }
 
 impl std::fmt::Debug for Store {
@@ -113,7 +109,7 @@ impl Store {
     /// When the URL cannot be read, the server cannot be reached or may lose what it commits, or the schema belongs to a
     /// newer gateway.
     pub async fn connect(url: &str, options: &ConnectOptions) -> Result<Self, StoreError> {
-        Ok(Self(Arc::new(Engine::Postgres(Postgres::connect(url, options).await?))))
+        Ok(Self(Arc::new(Engine::Postgres(Box::new(Postgres::connect(url, options).await?)))))
     }
 
     /// Whether another process has the embedded store in `directory` open.

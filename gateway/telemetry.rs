@@ -76,8 +76,15 @@ fn describe() {
     describe_counter!("gateway_store_commit_jobs_total", "Writes in those commits");
     describe_counter!("gateway_store_commit_microseconds_total", "Time spent in them, syncs included");
     describe_counter!("gateway_store_commit_failures_total", "Commits that failed");
+    describe_gauge!("gateway_attempts_under_way", "Attempts under way, all contracts together");
     describe_gauge!("gateway_store_trouble", "1 while the store takes no writes");
     describe_gauge!("gateway_store_bytes", "The store's size on disk");
+}
+
+/// How many attempts are under way.
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating-point numbers")]
+pub fn under_way(attempts: usize) {
+    gauge!("gateway_attempts_under_way").set(attempts as f64);
 }
 
 /// Whether the store takes no writes now.

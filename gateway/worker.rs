@@ -30,6 +30,9 @@ use window::{Fresh, Item};
 /// Leads that may wait in memory, all contracts together.
 const FRESH_LEADS: usize = 20_000;
 
+/// Contracts that open at the same time, after a hold or at a start: a midnight opens thousands at one instant, and whoever
+/// is open already must hardly notice. Each has its turn until its first attempt is through, or a moment at most.
+const OPENINGS: usize = 8;
 /// Pause between two tries to recover while the store fails.
 const RECOVER_AGAIN: Duration = Duration::from_millis(500);
 /// Pause before a task that broke off begins anew.
@@ -52,6 +55,7 @@ struct Inner {
     lease: Mutex<Option<tokio::task::AbortHandle>>,
     /// Bounds the leads that wait in memory; beyond it they are read again when their turn comes.
     fresh: Arc<Semaphore>,
+    openings: Arc<Semaphore>,
 }
 
 /// How long things are kept.
@@ -83,6 +87,7 @@ impl Worker {
             keep,
             lease: Mutex::default(),
             fresh: Arc::new(Semaphore::new(FRESH_LEADS)),
+            openings: Arc::new(Semaphore::new(OPENINGS)),
         });
         inner.pipeline.connect(Arc::new(Handle(Arc::downgrade(&inner))));
         Self(inner)
@@ -187,10 +192,10 @@ impl Inner {
         let queue = queues.entry(contract.clone()).or_insert_with(|| {
             let queue = Arc::new(Queue::new(contract.clone(), more));
             let (waiting, pipeline, tasks) = (Arc::clone(&queue), Arc::clone(&self.pipeline), self.tasks.clone());
-            let (ready, stop) = (self.ready.subscribe(), self.stop.subscribe());
+            let (ready, stop, openings) = (self.ready.subscribe(), self.stop.subscribe(), Arc::clone(&self.openings));
             self.for_good("runner", move || {
                 let (queue, pipeline, tasks) = (Arc::clone(&waiting), Arc::clone(&pipeline), tasks.clone());
-                let runner = runner::Runner::new(queue, pipeline, tasks, stop.clone());
+                let runner = runner::Runner::new(queue, pipeline, tasks, stop.clone(), Arc::clone(&openings));
                 // Not before recovery has found every attempt that was open: what a runner starts is none of those.
                 let (mut ready, mut stop) = (ready.clone(), stop.clone());
                 async move {

@@ -45,19 +45,6 @@ pub fn places(
     })
 }
 
-/// Whether the period of `key` has surely ended in every zone, so that its count may be forgotten.
-#[must_use]
-pub fn is_past(key: &PlaceKey, now: Timestamp) -> bool {
-    let name = key.as_str().rsplit('/').next().unwrap_or_default();
-    let last_day = match name.split_at_checked(1) {
-        Some(("d", day)) => day.parse::<Date>().ok(),
-        Some(("m", month)) => format!("{month}-01").parse::<Date>().ok().map(Date::last_of_month),
-        _ => None,
-    };
-    // A local day ends at most 26 hours after UTC's; two whole days leave no doubt.
-    last_day.is_some_and(|day| day.saturating_add(2.days()) < TimeZone::UTC.to_datetime(now).date())
-}
-
 /// The first instant after `now` whose local date is not `within`. Looks at one stretch of constant offset after the
 /// other, because a change of offset may itself change the date.
 fn end_of(tz: &TimeZone, now: Timestamp, within: impl Fn(Date) -> bool) -> Option<Timestamp> {

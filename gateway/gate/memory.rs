@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 
-use super::limits::is_past;
 use super::rules::{Full, GateRules, reason};
 use super::{Answer, AsOf, GateUnavailable, Paused, Shut, Ticket};
 use crate::model::id::ContractId;
@@ -308,7 +307,7 @@ impl Counted {
         if self.sweep_after.is_some_and(|at| now < at) {
             return;
         }
-        self.by_key.retain(|key, _| !is_past(key, now));
+        self.by_key.retain(|key, _| !key.is_past(now));
         self.sweep_after = now.checked_add(SWEEP_EVERY).ok();
     }
 }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan as _};
 use serde::{Deserialize, Serialize};
 
 /// Upper bounds per period; `0` or absent means none.
@@ -94,6 +97,20 @@ impl PlaceKey {
     #[must_use]
     pub fn from_text(text: &str) -> Self {
         Self(text.into())
+    }
+
+    /// Whether its period has surely ended in every zone, so that nobody takes such a place any more, and its count may be
+    /// forgotten.
+    #[must_use]
+    pub fn is_past(&self, now: Timestamp) -> bool {
+        let name = self.0.rsplit('/').next().unwrap_or_default();
+        let last_day = match name.split_at_checked(1) {
+            Some(("d", day)) => day.parse::<Date>().ok(),
+            Some(("m", month)) => format!("{month}-01").parse::<Date>().ok().map(Date::last_of_month),
+            _ => None,
+        };
+        // A local day ends at most 26 hours after UTC's; two whole days leave no doubt.
+        last_day.is_some_and(|day| day.saturating_add(2.days()) < TimeZone::UTC.to_datetime(now).date())
     }
 
     /// The key's text.

@@ -113,7 +113,7 @@ impl Pipeline {
             match self.store.step(step).await? {
                 Stepped::Done(given_back) => {
                     failpoint::pass("completion.committed");
-                    self.give_back(&delivery.partner, given_back).await;
+                    self.give_back(&delivery.partner, given_back);
                     if state == DeliveryState::Queued {
                         self.wait_again(delivery, due_at, conclusion.attempt.as_ref());
                     }
@@ -138,7 +138,7 @@ impl Pipeline {
         }
     }
 
-    pub(super) async fn give_back(&self, partner: &PartnerId, keys: Vec<PlaceKey>) {
+    pub(super) fn give_back(&self, partner: &PartnerId, keys: Vec<PlaceKey>) {
         if keys.is_empty() {
             return;
         }

@@ -35,9 +35,54 @@ pub struct Permit {
     breaker: Option<breaker::Permit>,
 }
 
+/// What all lanes together may have under way, so that sockets and memory stay bounded however many contracts open at
+/// the same instant. A lane may always have one; beyond half of the whole, no more than its share.
+#[derive(Debug)]
+struct Crowd {
+    at_most: usize,
+    under_way: AtomicUsize,
+    /// Lanes that have any.
+    lanes: AtomicUsize,
+}
+
+impl Crowd {
+    /// Whether a lane that has so many under way may have one more.
+    fn lets(&self, running: usize) -> bool {
+        let under_way = self.under_way.load(Ordering::Acquire);
+        let share = || self.at_most / 2 / self.lanes.load(Ordering::Acquire).max(1);
+        running == 0 || (under_way < self.at_most && (under_way < self.at_most / 2 || running < share()))
+    }
+
+    fn enter(&self, running: usize) {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        if running == 0 {
+            self.lanes.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn leave(&self, running: usize) {
+        self.under_way.fetch_sub(1, Ordering::AcqRel);
+        if running == 0 {
+            self.lanes.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Whether a lane may have one more attempt under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// It may.
+    Free,
+    /// Not until one of its own has ended.
+    Full,
+    /// Not until one of its own or of the others' has ended.
+    Crowded,
+}
+
 /// One contract's way out.
 #[derive(Debug)]
 pub struct Lane {
+    crowd: Arc<Crowd>,
     running: AtomicUsize,
     at_once: AtOnce,
     pace: Option<SharedPace>,
@@ -95,8 +140,9 @@ fn longest_attempt(endpoint: &Endpoint) -> Duration {
 }
 
 impl Lane {
-    fn new(endpoint: &Endpoint, gateways: &Arc<AtomicUsize>) -> Self {
+    fn new(endpoint: &Endpoint, crowd: Arc<Crowd>, gateways: &Arc<AtomicUsize>) -> Self {
         Self {
+            crowd,
             running: AtomicUsize::new(0),
             at_once: match endpoint.concurrency {
                 Concurrency::Fixed(many) => AtOnce::Fixed(many.max(1) as usize),
@@ -111,8 +157,13 @@ impl Lane {
 
     /// Whether one more may run at once.
     #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.running.load(Ordering::Acquire) < self.at_once.limit(sharing(&self.gateways))
+    pub fn space(&self) -> Space {
+        let running = self.running.load(Ordering::Acquire);
+        match (running < self.at_once.limit(sharing(&self.gateways)), self.crowd.lets(running)) {
+            (false, _) => Space::Full,
+            (true, false) => Space::Crowded,
+            (true, true) => Space::Free,
+        }
     }
 
     /// Whether the endpoint could not be reached at its `url` a moment ago.
@@ -141,7 +192,8 @@ impl Lane {
     pub fn permit(self: &Arc<Self>, now: Timestamp) -> Option<Permit> {
         let limit = self.at_once.limit(sharing(&self.gateways));
         let more = |running: usize| (running < limit).then_some(running + 1);
-        self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        let running = self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        self.crowd.enter(running);
         // From here on dropping it makes room again.
         let mut permit = Permit { lane: Arc::clone(self), breaker: None };
         permit.breaker = Some(self.breaker().allow(now).ok()?);
@@ -191,7 +243,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.lane.running.fetch_sub(1, Ordering::AcqRel);
+        let running = self.lane.running.fetch_sub(1, Ordering::AcqRel);
+        self.lane.crowd.leave(running - 1);
     }
 }
 
@@ -209,14 +262,9 @@ fn load(judgement: &Judgement, status: Option<u16>, took: Duration) -> Load {
 /// The lanes of every contract, by contract, kept while its endpoint stays the same.
 #[derive(Debug)]
 pub struct Lanes {
+    crowd: Arc<Crowd>,
     by_contract: RwLock<HashMap<ContractId, Known>>,
     gateways: Arc<AtomicUsize>,
-}
-
-impl Default for Lanes {
-    fn default() -> Self {
-        Self { by_contract: RwLock::default(), gateways: Arc::new(AtomicUsize::new(1)) }
-    }
 }
 
 fn sharing(gateways: &AtomicUsize) -> usize {
@@ -227,6 +275,19 @@ fn sharing(gateways: &AtomicUsize) -> usize {
 type Known = (Arc<Endpoint>, Arc<Lane>);
 
 impl Lanes {
+    /// No lane yet; all together may have so many attempts under way.
+    #[must_use]
+    pub fn new(at_most: usize) -> Self {
+        let crowd = Crowd { at_most: at_most.max(1), under_way: AtomicUsize::new(0), lanes: AtomicUsize::new(0) };
+        Self { crowd: Arc::new(crowd), by_contract: RwLock::default(), gateways: Arc::new(AtomicUsize::new(1)) }
+    }
+
+    /// How many attempts are under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.crowd.under_way.load(Ordering::Acquire)
+    }
+
     /// So many gateways send; whether that is new.
     pub fn share_among(&self, gateways: usize) -> bool {
         self.gateways.swap(gateways, Ordering::Relaxed) != gateways
@@ -241,7 +302,7 @@ impl Lanes {
         {
             return lane;
         }
-        let lane = Arc::new(Lane::new(endpoint, &self.gateways));
+        let lane = Arc::new(Lane::new(endpoint, Arc::clone(&self.crowd), &self.gateways));
         let mut lanes = self.by_contract.write().unwrap_or_else(PoisonError::into_inner);
         let (same, kept) =
             lanes.entry(entry.contract.id.clone()).or_insert_with(|| (Arc::new(endpoint.clone()), Arc::clone(&lane)));

@@ -22,7 +22,7 @@ impl Store {
     }
 
     /// The counts as they follow from the deliveries that own places; equal to [`Store::all_places`] for partners and
-    /// contracts, as long as retention has deleted no delivery. For tests and audits: reads every delivery.
+    /// contracts and periods that are not past, as long as retention has deleted no delivery. For tests and audits: reads every delivery.
     ///
     /// # Errors
     /// When the store cannot be read.

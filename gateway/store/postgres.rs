@@ -51,7 +51,7 @@ const PROBE: &str = "INSERT INTO meta (key, value) VALUES ('probe', convert_to(r
 /// A probe that takes longer has failed.
 const PROBE_WITHIN: Duration = Duration::from_secs(4);
 /// How often the database is asked for its size.
-const SIZE_EVERY: Duration = Duration::from_secs(60);
+const SIZE_EVERY: Duration = Duration::from_mins(1);
 
 /// The way to the database.
 pub(super) struct Postgres {
@@ -102,7 +102,7 @@ impl Postgres {
         let sessions = session::pool(&address, &promise, readers).map_err(|why| address.refused(why))?;
         let size = Arc::new(AtomicU64::new(0));
         let sizing = tokio::spawn(keep_size(sessions.clone(), Arc::clone(&size))).abort_handle();
-        let fleet = Arc::new(Fleet::new(options.incarnation.unwrap_or_else(|| Clock::system().uuid())));
+        let fleet = Arc::new(Fleet::new(Clock::system().uuid()));
         let writer = Writer::start(address.clone(), promise, Arc::clone(&fleet));
         Ok(Self {
             fleet,
@@ -204,7 +204,7 @@ fn describe(error: &tokio_postgres::Error) -> String {
     let mut words = if about_data { "a value was refused".to_owned() } else { db.message().to_owned() };
     for (what, name) in [("table", db.table()), ("column", db.column()), ("constraint", db.constraint())] {
         if let Some(name) = name {
-            words.push_str(&format!(", {what} {name}"));
+            words.extend([", ", what, " ", name]);
         }
     }
     format!("{words} (PostgreSQL {code})")

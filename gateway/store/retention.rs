@@ -1,5 +1,5 @@
 //! Forgetting: days of exchanges, refusals and look-ups are dropped whole; leads go in small bites, the unfinished ones
-//! never; expired idempotency keys and dedupe hashes likewise.
+//! never; expired idempotency keys, dedupe hashes and counts of past periods likewise.
 
 use super::{Store, StoreError};
 use jiff::Timestamp;
@@ -12,10 +12,12 @@ pub struct Forgotten {
     pub days: usize,
     /// Leads deleted, with their deliveries.
     pub leads: usize,
+    /// Counts of past periods deleted.
+    pub places: usize,
 }
 
 impl Store {
-    /// Makes tomorrow's tables, and drops what is older than the retentions.
+    /// Makes tomorrow's tables, and drops what is older than the retentions, or counts a period that is past.
     ///
     /// # Errors
     /// When the store cannot be read or written.

@@ -18,6 +18,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
+/// What is read of a connection before anybody asks for it, and the largest head of a request. (hyper's own bound is
+/// 400 KiB, which ten thousand clients would fill.)
+const BUFFER: usize = 32 << 10;
+
 /// What keeps a server's clients in bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -73,7 +77,7 @@ pub async fn serve(mut listener: impl Listener, router: Router, bounds: Bounds, 
     let connections = Arc::new(Semaphore::new(bounds.connections));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(bounds.header_timeout).max_headers(100);
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.header_timeout).max_headers(100).max_buf_size(BUFFER);
     tokio::pin!(end);
     loop {
         let next = async {

@@ -43,7 +43,12 @@ async fn tidy(inner: &Inner) -> bool {
     match pipeline.store.tidy(pipeline.clock.now(), inner.keep.captures, inner.keep.leads).await {
         Ok(forgotten) if forgotten == crate::store::Forgotten::default() => true,
         Ok(forgotten) => {
-            tracing::info!(tables = forgotten.days, leads = forgotten.leads, "dropped what is past its retention");
+            tracing::info!(
+                tables = forgotten.days,
+                leads = forgotten.leads,
+                places = forgotten.places,
+                "dropped what is past its retention"
+            );
             true
         }
         Err(error) => {
@@ -73,5 +78,6 @@ async fn gauges(inner: &Inner, count: bool) {
     for entry in pipeline.directory.network().contracts() {
         telemetry::breaker(entry.contract.id.as_str(), pipeline.lanes.lane(entry).broken_until(now).is_some());
     }
+    telemetry::under_way(pipeline.lanes.under_way());
     telemetry::store(pipeline.store.commit_stats(), pipeline.store.size_on_disk());
 }

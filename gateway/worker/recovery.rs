@@ -23,7 +23,9 @@ pub struct Found {
 /// Tells gate and directory what the store knows: counts, and what is paused.
 pub(super) async fn learn(pipeline: &Pipeline) -> Result<(), StoreError> {
     let as_of = pipeline.gate.as_of(&[]).await;
-    pipeline.gate.reconcile(&pipeline.store.all_places().await?, as_of).await;
+    let (mut places, now) = (pipeline.store.all_places().await?, pipeline.clock.now());
+    places.retain(|(key, _)| !key.is_past(now));
+    pipeline.gate.reconcile(&places, as_of).await;
     for (kind, id) in pipeline.store.paused().await? {
         pipeline.learn_paused(kind, &id, true);
     }

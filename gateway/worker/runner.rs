@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::queue::Queue;
@@ -14,13 +14,17 @@ use super::window::{Item, Which};
 use crate::directory::ContractEntry;
 use crate::gate::{Answer, Shut, Ticket};
 use crate::model::delivery::ShutReason;
-use crate::pipeline::{Attempted, Go, Permit, Pipeline};
+use crate::pipeline::{Attempted, Go, Permit, Pipeline, Space};
 use crate::routing::advance::{AtShut, Terms};
 use crate::store::{QueueKey, Queued, StoreError};
 use crate::telemetry;
 
 /// How long to wait after the store or the gate could not answer.
 const TROUBLE_PAUSE: Duration = Duration::from_millis(250);
+/// How long to wait for room among all attempts, unless one of the contract's own ends before.
+const CROWDED_PAUSE: Duration = Duration::from_millis(200);
+/// How long a contract that opens has its turn at most.
+const OPENING_TAKES: Duration = Duration::from_millis(250);
 /// An idle runner looks at its queue at least this often, whatever the bell says.
 const AT_LEAST_EVERY: Duration = Duration::from_mins(1);
 
@@ -33,6 +37,10 @@ pub(super) struct Runner {
     hold: Option<Hold>,
     /// Whether it has been open since this runner started.
     seen_open: bool,
+    /// Who may open at the same time as others: see [`super::OPENINGS`].
+    openings: Arc<Semaphore>,
+    /// Its turn to open.
+    opening: Option<OwnedSemaphorePermit>,
 }
 
 /// A time during which the contract is shut.
@@ -62,6 +70,10 @@ enum Next {
     SleepUntil(Option<Timestamp>),
     /// After a pause, whatever the bell says.
     Pause(Duration),
+    /// At the bell, and soon in any case.
+    Soon,
+    /// When it is its turn to open.
+    Opening,
     /// When the store takes writes again.
     StoreIsWell,
 }
@@ -72,8 +84,9 @@ impl Runner {
         pipeline: Arc<Pipeline>,
         tasks: TaskTracker,
         stop: watch::Receiver<bool>,
+        openings: Arc<Semaphore>,
     ) -> Self {
-        Self { queue, pipeline, tasks, stop, hold: None, seen_open: false }
+        Self { queue, pipeline, tasks, stop, hold: None, seen_open: false, openings, opening: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -82,12 +95,28 @@ impl Runner {
                 tracing::warn!(contract.id = %self.queue.contract, store.error = %error, "deliveries wait for the store");
                 Next::Pause(TROUBLE_PAUSE)
             });
+            // Where it came to no attempt, others may open.
+            self.opening = None;
             match next {
                 Next::Again => tokio::task::yield_now().await,
                 Next::SleepUntil(until) => self.sleep(until).await,
                 Next::Pause(pause) => {
                     tokio::select! {
                         () = tokio::time::sleep(pause) => {}
+                        _ = self.stop.wait_for(|stop| *stop) => {}
+                    }
+                }
+                Next::Soon => {
+                    tokio::select! {
+                        () = self.queue.woken() => {}
+                        () = tokio::time::sleep(CROWDED_PAUSE) => {}
+                        _ = self.stop.wait_for(|stop| *stop) => {}
+                    }
+                }
+                Next::Opening => {
+                    let turn = Arc::clone(&self.openings).acquire_owned();
+                    tokio::select! {
+                        turn = turn => self.opening = turn.ok(),
                         _ = self.stop.wait_for(|stop| *stop) => {}
                     }
                 }
@@ -136,6 +165,9 @@ impl Runner {
         };
         match self.pipeline.shut(&entry, now).await {
             None => {
+                if (self.hold.is_some() || !self.seen_open) && self.opening.is_none() {
+                    return Ok(Next::Opening);
+                }
                 self.opened(now);
                 self.start(&entry, first, now, next_due).await
             }
@@ -175,9 +207,11 @@ impl Runner {
         next_due: Option<Timestamp>,
     ) -> Result<Next, StoreError> {
         let lane = self.pipeline.lanes.lane(entry);
-        if !lane.has_room() {
+        match lane.space() {
+            Space::Free => {}
             // One that comes free rings the bell.
-            return Ok(Next::SleepUntil(next_due));
+            Space::Full => return Ok(Next::SleepUntil(next_due)),
+            Space::Crowded => return Ok(Next::Soon),
         }
         let owned = if queued.had_unknown && !queued.bypass_limits {
             Some(self.pipeline.places_of(queued.id).await?)
@@ -214,26 +248,35 @@ impl Runner {
             item.release(now);
             self.attempt(item, entry, ticket, permit);
         } else {
-            self.pipeline.not_started(entry, &ticket, permit, &[]).await;
+            self.pipeline.not_started(entry, &ticket, permit, &[]);
         }
         Ok(Next::Again)
     }
 
     /// Sends one on its way; whatever comes of it, the queue hears of it.
-    fn attempt(&self, item: Item, entry: &Arc<ContractEntry>, ticket: Ticket, permit: Permit) {
+    fn attempt(&mut self, item: Item, entry: &Arc<ContractEntry>, ticket: Ticket, permit: Permit) {
         let (queue, pipeline, entry) = (Arc::clone(&self.queue), Arc::clone(&self.pipeline), Arc::clone(entry));
+        let opening = self.opening.take();
         self.tasks.spawn(async move {
             let Item { queued, lead, held, .. } = item;
             let ticket = Arc::new(ticket);
             // In a task of its own, so that even a panic in it is followed by what must follow.
-            let attempt = tokio::spawn({
+            let mut attempt = tokio::spawn({
                 let (pipeline, queued, ticket) = (Arc::clone(&pipeline), queued.clone(), Arc::clone(&ticket));
                 async move {
                     let fresh = lead.map(|fresh| fresh.lead);
                     pipeline.attempt(Go { queued: &queued, fresh, entry: &entry, ticket: &ticket, permit, held }).await
                 }
             });
-            let outcome = match attempt.await {
+            // The next may open when this one is through, and need not wait for a partner that is slow.
+            let within = if opening.is_some() { OPENING_TAKES } else { Duration::ZERO };
+            let ended = tokio::time::timeout(within, &mut attempt).await;
+            drop(opening);
+            let ended = match ended {
+                Ok(ended) => ended,
+                Err(_) => attempt.await,
+            };
+            let outcome = match ended {
                 Ok(outcome) => outcome,
                 Err(panic) => {
                     tracing::error!(delivery.id = %queued.id, panicked = panic.is_panic(), "an attempt broke off");

@@ -512,3 +512,39 @@ async fn no_literal_key_reaches_the_disk() {
     assert!(!has(KEY), "the source's key is in the store");
     assert!(!has(&std::fs::read_to_string(world.path("token")).unwrap()), "a token is in the store");
 }
+
+#[test]
+fn the_servers_of_the_gate_are_written_in_one_way_of_three() {
+    let servers = |keys: &str| {
+        let config = parse(&format!("[gate]\n{keys}\n")).unwrap();
+        config.gate.servers().map(|servers| format!("{servers:?}")).map_err(|error| error.to_string())
+    };
+    let fine = [
+        ("", "None"),
+        ("url = \"redis://:hunter2@gate:6379/1\"", "Some(gate:6379/1)"),
+        ("url = \"rediss://gate\"\npassword = \"env:NOBODY_READS_IT\"", "Some(rediss://gate)"),
+        (
+            "sentinel = { service = \"leads\", nodes = [\"a:26379\", \"b:26379\"], password = \"hunter2\" }",
+            "Some(SentinelConfig(leads at redis://a:26379, redis://b:26379))",
+        ),
+        ("cluster = [\"rediss://a:6379\", \"rediss://b:6379\"]", "Some([\"rediss://a:6379\", \"rediss://b:6379\"])"),
+    ];
+    for (keys, expected) in fine {
+        assert_eq!(servers(keys).unwrap(), expected, "{keys}");
+    }
+    let wrong = [
+        ("url = \"redis://a\"\ncluster = [\"b:1\"]", "gate: write one of"),
+        ("url = \"http://:hunter2@gate\"", "gate.url: `http://***@gate` is not a gate"),
+        ("url = \"redis:gate\"", "gate.url: `redis:gate` is not"),
+        ("password = \"hunter2\"", "gate.url: `username`, `password` and `ca` are for Redis"),
+        ("sentinel = { service = \"leads\", nodes = [] }", "gate.sentinel: write {"),
+        ("cluster = [\"a:1\", \"rediss://b:1\"]", "gate.cluster: some nodes have TLS"),
+        ("cluster = [\"redis://:hunter2@\"]", "gate.cluster: `"),
+        ("url = \"redis://a\"\nprefix = \"a{b}\"", "gate.prefix: "),
+        ("url = \"redis://a\"\ncall_timeout = \"0s\"", "gate.call_timeout: "),
+    ];
+    for (keys, expected) in wrong {
+        let told = servers(keys).unwrap_err();
+        assert!(told.starts_with(expected) && !told.contains("hunter2"), "{keys}: {told}");
+    }
+}

@@ -24,9 +24,11 @@ use std::time::Duration;
 use jiff::{Timestamp, ToSpan as _};
 use lead_gateway::clock::{self, Clock};
 use lead_gateway::failpoint::POINTS;
-use lead_gateway::store::Store;
+use lead_gateway::store::{ConnectOptions, Store};
 
 use crate::harness::World;
+use crate::servers::postgres::Postgres;
+use crate::servers::redis::Redis;
 use books::{Books, Buyer, Contract, Findings, Reader};
 use dice::Dice;
 use fleet::{Fleet, Starter};
@@ -46,6 +48,9 @@ const ARMED_FOR: Duration = Duration::from_secs(6);
 
 /// How long one of two deaths lingers at its point, milliseconds.
 const LINGER: u64 = 60;
+
+/// Where whoever says yes too early is caught: more often, for not every commit has a lead in it.
+const EARLIEST_YES: [&str; 2] = ["writer.before_commit"; 2];
 
 /// The first three are asked for most, and fill up on the way; `scarce` is soon full and holds, `shut` is closed and holds,
 /// `omega` takes the rest. In `gust` a partner buys twice; what `breeze` cannot tell goes to somebody else.
@@ -91,14 +96,16 @@ impl Death {
     }
 }
 
-/// The deaths of one round, in another order for each seed.
-fn schedule(seed: u64, kills: usize) -> Vec<Death> {
+/// The deaths of one round, in another order for each seed. Of several gateways each passes a point the less often.
+fn schedule(seed: u64, kills: usize, gateways: usize) -> Vec<Death> {
+    let passes = 100 / u64::try_from(2 * gateways - 1).unwrap();
     let mut dice = Dice::new(seed, "schedule");
     let mut deaths = Vec::new();
     for n in 0..kills {
-        let named = POINTS.get(n % KILLS / 2).map(|point| {
-            let most = if point.starts_with("recovery") { 3 } else { 100 };
-            Death::At(point, 1 + dice.below(most), n % 2 == 1)
+        let of_round = n % KILLS / 2;
+        let named = POINTS.get(of_round).or(EARLIEST_YES.get(of_round.wrapping_sub(POINTS.len()))).map(|point| {
+            let most = if point.starts_with("recovery") { 3 } else { passes };
+            Death::At(point, 1 + dice.below(most), n % 2 == 1 || of_round >= POINTS.len())
         });
         deaths.push(match (named, n % 2) {
             (Some(named), _) => named,
@@ -178,7 +185,7 @@ method = "json"
 url = "http://{address}/{id}"
 template = "lead.json.hbs"
 concurrency = {concurrency}
-timeout = "6s"
+timeout = "12s"
 retry = {{ max_attempts = 4, first = "100ms", max = "400ms" }}
 [contract.endpoint.response]
 duplicate = {{ json = "$.answer", equals = "had" }}
@@ -201,15 +208,36 @@ fn on_sqlite(world: &Arc<World>) -> Front {
         token: Box::new(move || telling.new_token("tester", "admin")),
         recount: Box::new(move || {
             let data = counting.path("data");
-            Box::pin(async move {
-                let store = Store::open(&data).unwrap();
-                let text = |(key, used): (lead_gateway::model::limit::PlaceKey, u64)| (key.to_string(), used);
-                let kept = store.all_places().await.unwrap().into_iter().map(text).collect();
-                let counted = store.recount_places().await.unwrap().into_iter().map(text).collect();
-                (kept, counted)
-            })
+            Box::pin(async move { recounted(&Store::open(&data).unwrap()).await })
         }),
     }
+}
+
+/// Gateways on one PostgreSQL and one Redis.
+const ON_POSTGRES: usize = 3;
+
+/// Several gateways on one database, which count in one Redis. A database of its own for each round.
+fn on_postgres(network: &str, servers: &Arc<(Postgres, Redis)>) -> Front {
+    let url = servers.0.database();
+    // What another round had there is nothing to this one.
+    let gate = format!("url = \"{}\"\nprefix = \"{}\"", servers.1.url(), url.rsplit('/').next().unwrap_or_default());
+    let world = Arc::new(World::shared(network, &url, &gate));
+    let (starting, telling) = (Arc::clone(&world), Arc::clone(&world));
+    Front {
+        fleet: Fleet::new(ON_POSTGRES, world.path("log"), Box::new(move |_| starting.command(&["serve"]))),
+        token: Box::new(move || telling.new_token("tester", "admin")),
+        recount: Box::new(move || {
+            let url = url.clone();
+            Box::pin(async move { recounted(&Store::connect(&url, &ConnectOptions::default()).await.unwrap()).await })
+        }),
+    }
+}
+
+async fn recounted(store: &Store) -> Recount {
+    let text = |(key, used): (lead_gateway::model::limit::PlaceKey, u64)| (key.to_string(), used);
+    let kept = store.all_places().await.unwrap().into_iter().map(text).collect();
+    let counted = store.recount_places().await.unwrap().into_iter().map(text).collect();
+    (kept, counted)
 }
 
 /// One round: a store, its gateways, load, deaths, and the books.
@@ -228,7 +256,7 @@ where
     let sources = Sources::start(SOURCES, PACE, seed, &fleet.addresses);
     let mut dice = Dice::new(seed, "victims");
     let (mut died, mut by_name): (Vec<Timestamp>, BTreeMap<_, usize>) = (Vec::new(), BTreeMap::new());
-    for death in schedule(seed, kills) {
+    for death in schedule(seed, kills, fleet.size()) {
         let victim = dice.index(fleet.size());
         // The one before it, who is down, is back while this one dies.
         for n in (0..fleet.size()).filter(|n| *n != victim) {
@@ -273,7 +301,7 @@ where
     fleet.start_all().await;
     let account = sources.end().await;
     let address = fleet.addresses.lock().unwrap()[0].unwrap();
-    let client = fleet::client(Duration::from_secs(60));
+    let client = fleet::client(Duration::from_mins(1));
     let reader = Reader { address, token, client };
     let moving = reader.quiet().await.err();
     let books = Books { contracts: &CONTRACTS, buyers: &BUYERS, partners: &partners, account: &account, kills: &died };
@@ -369,4 +397,10 @@ impl std::fmt::Display for Total {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whenever_a_gateway_on_sqlite_dies_nothing_is_lost_sent_twice_or_beyond_a_limit() {
     campaign(|network| on_sqlite(&Arc::new(World::new(network)))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whenever_gateways_on_postgresql_die_nothing_is_lost_sent_twice_or_beyond_a_limit() {
+    let servers = Arc::new((Postgres::start(), Redis::start()));
+    campaign(|network| on_postgres(network, &servers)).await;
 }

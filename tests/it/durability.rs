@@ -1,4 +1,4 @@
-//! What must hold when the machine is short of disk or memory, and that no "yes" leaves before its sync. The real binary.
+//! What must hold when the machine is short of disk or memory. The real binary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use lead_gateway::model::lead::{Candidate, FieldValue, Lead, LeadStatus, Meta};
 use lead_gateway::store::{Accept, Accepted, Audit, NewDelivery, PausedKind, Store};
 use serde_json::json;
 
-use crate::harness::{Gateway, JsonBody as _, KEY, World, buyer, lead, text_at};
+use crate::harness::{Gateway, JsonBody as _, KEY, World, buyer, lead, memory, text_at};
 use crate::partner_stub::{Behaviour, Stub};
 
 /// A world whose one contract keeps every lead waiting.
@@ -33,58 +33,6 @@ fn world_that_waits() -> World {
 /// Whether a command can be run here and succeeds.
 fn can(command: &str, arguments: &[&str]) -> bool {
     Command::new(command).args(arguments).output().is_ok_and(|output| output.status.success())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_202_leaves_before_its_commit_is_synced() {
-    if !can("strace", &["-o", "/dev/null", "true"]) {
-        eprintln!("skipped: strace is not installed or may not trace here (apt-get install strace; ptrace allowed)");
-        return;
-    }
-    let world = world_that_waits();
-    let (trace, calls) =
-        (world.path("trace").display().to_string(), "trace=pwrite64,write,writev,sendto,fsync,fdatasync");
-    // -D: the gateway itself is our child, strace its grandchild.
-    let command = world.command_under(&["strace", "-D", "-f", "-y", "-s", "32", "-e", calls, "-o", &trace], &["serve"]);
-    let gateway = world.start_as(command).await;
-    for n in 0..30 {
-        let answer = gateway.post(&lead(&format!("a{n}@example.com"))).await;
-        assert_eq!(answer.status, 202, "{}", answer.text);
-    }
-    gateway.stop().await;
-    let began = clock::instant();
-    let trace = loop {
-        let trace = std::fs::read_to_string(&trace).unwrap();
-        if trace.lines().any(|line| line.contains("+++ exited with 0 +++")) {
-            break trace;
-        }
-        assert!(began.elapsed() < Duration::from_secs(30), "strace did not end");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
-
-    // Of each answer: the log was written and then synced since the answer before, and nothing written since that.
-    let (mut written, mut synced, mut answers) = (false, false, 0);
-    let mut syncing = BTreeSet::new();
-    for line in trace.lines() {
-        let (thread, call) = line.trim_start().split_once(' ').unwrap();
-        let call = call.trim_start();
-        let log = call.contains("gateway.db-wal");
-        let sync = call.starts_with("fdatasync(") || call.starts_with("fsync(");
-        if call.starts_with("pwrite64(") && log {
-            (written, synced) = (true, false);
-        } else if sync && log && call.ends_with("<unfinished ...>") {
-            syncing.insert(thread);
-        } else if (sync && log && call.ends_with("= 0"))
-            || (call.contains("sync resumed>") && call.ends_with("= 0") && syncing.remove(thread))
-        {
-            synced = written;
-        } else if call.contains("\"HTTP/1.1 202") {
-            answers += 1;
-            assert!(written && synced, "answer {answers} left before its commit was synced:\n{trace}");
-            (written, synced) = (false, false);
-        }
-    }
-    assert_eq!(answers, 30, "{trace}");
 }
 
 /// A file system of its own for the data directory.
@@ -224,13 +172,6 @@ const MEMORY_AT_MOST: u64 = 150 << 20;
 /// And while it works: the writer's page cache (64 MiB) and the readers' (4 of 16 MiB) fill up.
 const WORKING_AT_MOST: u64 = MEMORY_AT_MOST + (128 << 20);
 const BACKLOG: usize = 30_000;
-
-/// A line of /proc/PID/status in bytes.
-fn memory(pid: u32, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
 
 /// Fills a world's store with leads that wait at the contract `bright`, which is paused.
 async fn fill(world: &World, leads: usize) {

@@ -248,7 +248,9 @@ template = "lead.json.hbs"
 fn client() -> reqwest::Client {
     // Tests that need no TLS from this client do not set a provider up for it.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(90)).build().unwrap()
+    // A connection that the gateway is about to close as idle (10 s) is not used again.
+    let builder = reqwest::Client::builder().no_proxy().pool_idle_timeout(Duration::from_secs(5));
+    builder.timeout(Duration::from_secs(90)).build().unwrap()
 }
 
 /// reqwest's own `json` would need a feature that the gateway does without.
@@ -497,4 +499,11 @@ pub fn all_bytes(dir: &Path) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// A line of /proc/PID/status in bytes.
+pub fn memory(pid: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }

@@ -93,7 +93,7 @@ async fn keep(
         let fits = data.len() <= limit - kept.len();
         data.truncate(limit - kept.len());
         if let Some(room) = room
-            && room.grow(kept.len() + data.len()).await.is_err()
+            && room.grow(grown(kept, data.len())).await.is_err()
         {
             return Ok(Stop::NoRoom);
         }
@@ -106,6 +106,12 @@ async fn keep(
         }
     }
     Ok(Stop::All)
+}
+
+/// What `kept` takes up once it has grown by so much: it doubles where it has to.
+fn grown(kept: &BytesMut, more: usize) -> usize {
+    let needed = kept.len() + more;
+    if needed <= kept.capacity() { kept.capacity() } else { needed.max(kept.capacity() * 2) }
 }
 
 /// Reads off a body that nobody wants. Whether it ends, breaks off or dawdles: the answer is the same.

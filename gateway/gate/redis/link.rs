@@ -117,9 +117,9 @@ pub(super) struct Up {
 
 /// What makes connections.
 enum Servant {
-    One(Client),
+    One(Box<Client>),
     Sentinel(Box<SentinelClient>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 #[derive(Clone)]
@@ -344,10 +344,10 @@ impl Servant {
         match &settings.servers {
             Servers::One(url) => {
                 let info = node(url)?;
-                Ok(Self::One(match certificates.filter(|_| is_tls(info.addr())) {
+                Ok(Self::One(Box::new(match certificates.filter(|_| is_tls(info.addr())) {
                     Some(certificates) => Client::build_with_tls(info, certificates)?,
                     None => Client::open(info)?,
-                }))
+                })))
             }
             Servers::Sentinel { service, nodes, login } => {
                 let infos = nodes.iter().map(|url| node(url)).collect::<RedisResult<Vec<_>>>()?;
@@ -388,7 +388,7 @@ impl Servant {
                 if let Some(certificates) = certificates.filter(|_| tls) {
                     builder = builder.certs(certificates);
                 }
-                Ok(Self::Cluster(builder.build()?))
+                Ok(Self::Cluster(Box::new(builder.build()?)))
             }
         }
     }

@@ -1,9 +1,10 @@
 -- May this contract have one now? Checks pause, hours and limits, and for a `take` counts one in every place: one step.
 --
--- KEYS  1 the partner's state, 2 the contract's rules, 3… the counters (none for a bypass); all under one hash tag
+-- KEYS  1 the partner's state, 2 the contract's rules, 3 to 8 the counters, three of the partner and three of the contract
+--       (none for a bypass); all under one hash tag
 -- ARGV  1 `take` or `look`, which counts nothing   2 now, seconds since 1970   3 the contract
 --       4 the asker's version of the network   5 the version that the rules must have at least, as far as it knows
---       6 `1`: believe nothing that stands here of this contract, it may be from before a failure
+--       6 `contract`, `partner`: believe nothing that stands here of it, it may be from before a failure; else ``
 --       7 for each counter: `1` where the delivery owns that place already, else `0`
 -- Answers a list: what it is, the state's epoch, its given-back number, its change number, then
 --   `open`     the counts
@@ -14,9 +15,12 @@ local state, rules, take = KEYS[1], KEYS[2], ARGV[1] == 'take'
 local now, contract, mine, need = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local owned = ARGV[7]
 
-if ARGV[6] == '1' then
-  redis.call('DEL', unpack(KEYS, 2))
-  redis.call('HDEL', state, 'paused', 'paused/' .. contract)
+if ARGV[6] ~= '' then
+  redis.call('DEL', rules)
+  redis.call('HDEL', state, 'paused/' .. contract)
+  -- The partner's counters come first.
+  if #KEYS > 2 then redis.call('DEL', unpack(KEYS, ARGV[6] == 'partner' and 3 or 6)) end
+  if ARGV[6] == 'partner' then redis.call('HDEL', state, 'paused') end
 end
 
 local has = redis.call('HMGET', state, 'epoch', 'given_back', 'changes', 'version', 'paused', 'paused/' .. contract)

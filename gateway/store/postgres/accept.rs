@@ -4,10 +4,10 @@ use super::Postgres;
 use super::found::{Found, PersonRow};
 use super::rows::text;
 use super::writer::{Done, Held, Work};
-use super::writes::{DeliveryWrite, Writes, number};
+use super::writes::{DeliveryWrite, KeyWrite, Writes, number};
 use crate::model::id::LeadId;
 use crate::model::lead::{LeadReason, LeadStatus};
-use crate::model::limit::Place;
+use crate::model::limit::{Place, PlaceKey};
 use crate::store::days::day_of;
 use crate::store::hashes::{keyed, lookup_hash};
 use crate::store::leads::REMEMBER_KEYS_HOURS;
@@ -101,13 +101,17 @@ pub(super) fn decide<'a>(
         forget_person(work, found, writes);
         return Ok(Accepted::KeyTaken(other));
     }
-    for place in work.places() {
-        if let Some(limit) = place.limit
-            && found.used(&place.key)? >= limit
-        {
+    match full_place(work, found) {
+        Ok(None) => {}
+        Ok(Some(full)) => {
             forget_key(work, found, writes);
             forget_person(work, found, writes);
-            return Ok(Accepted::LimitReached(place.key.clone()));
+            return Ok(Accepted::LimitReached(full));
+        }
+        Err(held) => {
+            forget_key(work, found, writes);
+            forget_person(work, found, writes);
+            return Err(held);
         }
     }
     let duplicate = is_duplicate(work, found);
@@ -136,11 +140,21 @@ pub(super) fn decide<'a>(
         && found.key(&key).is_some_and(|row| row.lead != lead.id.0)
     {
         // The key of a lead that is forgotten by now.
-        writes.set_keys.push((key, fingerprint, lead.id.0, at.as_microsecond()));
+        writes.set_keys.push(KeyWrite { key, fingerprint, lead: lead.id.0, at: at.as_microsecond() });
     }
     let day = number(work.day);
     writes.lookups.extend(work.lookups.iter().map(|hash| (day, *hash, lead.id.0)));
     Ok(if duplicate { Accepted::Duplicate } else { Accepted::Stored })
+}
+
+fn full_place(work: &AcceptWork, found: &Found) -> Result<Option<PlaceKey>, StoreError> {
+    for place in work.places() {
+        let used = found.used(&place.key)?;
+        if place.limit.is_some_and(|limit| used >= limit) {
+            return Ok(Some(place.key.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// The lead that has its key already.

@@ -47,11 +47,14 @@ pub(super) fn decide<'a>(
     if !full.is_empty() {
         return Ok(Granted::Full(full));
     }
+    let given_back: Vec<PlaceKey> =
+        owned.into_iter().filter(|key| !attempt.places.iter().any(|place| place.key == *key)).collect();
+    for key in &given_back {
+        found.can_count(key)?;
+    }
     for place in taken {
         writes.count(found, &place.key, 1);
     }
-    let given_back: Vec<PlaceKey> =
-        owned.into_iter().filter(|key| !attempt.places.iter().any(|place| place.key == *key)).collect();
     for key in &given_back {
         writes.count(found, key, -1);
     }

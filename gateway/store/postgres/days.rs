@@ -24,16 +24,16 @@ pub(super) fn is_missing(error: &tokio_postgres::Error) -> bool {
 
 /// Makes the partitions of `day` where they are missing: one round trip, a transaction of its own.
 pub(super) async fn ensure(client: &Client, day: u32) -> Result<(), tokio_postgres::Error> {
-    let mut missing = String::new();
-    for parent in PARENTS {
-        missing.push_str(&format!(
+    let missing = PARENTS.map(|parent| {
+        format!(
             "IF to_regclass('{parent}_{day}') IS NULL THEN
                  CREATE TABLE {parent}_{day} (LIKE {parent} INCLUDING ALL);
                  ALTER TABLE {parent} ATTACH PARTITION {parent}_{day} FOR VALUES FROM ({day}) TO ({});
              END IF;",
             day + 1
-        ));
-    }
+        )
+    });
+    let missing = missing.concat();
     client.batch_execute(&format!("DO $$ BEGIN PERFORM pg_advisory_xact_lock({LOCK}); {missing} END $$")).await
 }
 

@@ -66,6 +66,15 @@ pub(super) struct LeadRow {
     pub(super) received_at: i64,
 }
 
+/// How long a commit waits for counts that others have locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as the session may.
+    Waits,
+    /// Not at all: jobs that need such a count fail, and the others go on.
+    StepsOver,
+}
+
 /// What is known of an attempt's end; `None`: it is open.
 pub(super) type EndRow = Option<(Verdict, Option<Class>)>;
 
@@ -81,6 +90,7 @@ pub(super) struct Found {
     /// Whose deliveries are whose: token and owner.
     owners: HashMap<Uuid, Uuid>,
     places: HashMap<PlaceKey, i64>,
+    stepped_over: bool,
 }
 
 impl Reads {
@@ -149,6 +159,7 @@ impl Found {
         statements: &Statements,
         reads: &Reads,
         token: Uuid,
+        patience: Patience,
     ) -> Result<(String, Self), Error> {
         let (sources, keys): (Vec<&str>, Vec<&str>) =
             reads.keys.keys().map(|(source, key)| (source.as_str(), key.as_str())).unzip();
@@ -170,6 +181,11 @@ impl Found {
         let counts = !places.is_empty() || !owners.is_empty();
         let sends = !sending.is_empty();
         let needs_owners = sends || reads.makes_deliveries;
+
+        let lock_places = match patience {
+            Patience::Waits => &statements.lock_places,
+            Patience::StepsOver => &statements.lock_free_places,
+        };
 
         let key_values: Values<'_> = &[&sources, &keys, &fingerprints, &key_leads, &key_times];
         let person_values: Values<'_> = &[&hashes, &person_leads, &person_times, &untils];
@@ -206,11 +222,11 @@ impl Found {
             rows(client, needs_owners, &statements.lock_owners, &[]),
             rows(client, needs_owners, &statements.read_owners, owner_values),
             rows(client, !places.is_empty(), &statements.make_places, new_place_values),
-            rows(client, counts, &statements.lock_places, place_values),
+            rows(client, counts, lock_places, place_values),
         );
         // The first error is the cause of those behind it.
         let begun = begun?;
-        let mut found = Self::default();
+        let mut found = Self { stepped_over: patience == Patience::StepsOver, ..Self::default() };
         for row in keys_found? {
             let row_of = KeyRow { fingerprint: row.try_get(2)?, lead: row.try_get(3)?, at: row.try_get(4)? };
             found.keys.insert((row.try_get(0)?, row.try_get(1)?), row_of);
@@ -305,12 +321,20 @@ impl Found {
     /// Places taken so far under `key`.
     ///
     /// # Errors
-    /// When its row went between being made and being locked; then nothing is decided.
+    /// When somebody else holds it.
     pub(super) fn used(&self, key: &PlaceKey) -> Result<u64, StoreError> {
         match self.places.get(key) {
             Some(used) => Ok(u64::try_from(*used).unwrap_or(0)),
-            None => Err(StoreError::Failed(format!("the count of {key} is gone"))),
+            None => Err(StoreError::Failed(format!("another session holds the count of {key}"))),
         }
+    }
+
+    /// Whether `key`, of a place that a delivery owns, can be counted now; one that retention has forgotten need not be.
+    ///
+    /// # Errors
+    /// When somebody else may hold it.
+    pub(super) fn can_count(&self, key: &PlaceKey) -> Result<(), StoreError> {
+        if self.stepped_over { self.used(key).map(drop) } else { Ok(()) }
     }
 
     /// Takes (`1`) or gives back (`-1`) a place.

@@ -35,7 +35,7 @@ pub(super) const CONTRACTS: &str = "WITH RECURSIVE one (token, contract) AS (
          SELECT token, (SELECT min(delivery.contract) FROM delivery
                         WHERE state = 'queued' AND gateway = one.token AND delivery.contract > one.contract)
          FROM one WHERE one.contract IS NOT NULL
-     ) SELECT DISTINCT contract FROM one WHERE contract IS NOT NULL";
+     ) SELECT DISTINCT contract COLLATE \"C\" FROM one WHERE contract IS NOT NULL ORDER BY 1";
 
 pub(super) const UNKNOWN: &str = "SELECT count(*) FROM delivery WHERE state = 'unknown'";
 

@@ -7,7 +7,7 @@ use crate::store::days::{day_before, day_of, id_bound};
 use crate::store::leads::REMEMBER_KEYS_HOURS;
 use crate::store::{Forgotten, StoreError};
 use deadpool_postgres::Object;
-use jiff::{Timestamp, ToSpan as _};
+use jiff::{SignedDuration, Timestamp, ToSpan as _};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -18,6 +18,27 @@ const BITE: i64 = 500;
 pub(super) const OLDEST: &str = "SELECT id FROM lead WHERE received_at < $1 AND id < $2
        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.lead = lead.id AND state IN ('queued', 'sending', 'unknown'))
      ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED";
+
+/// Counts of days and months that ended before all leads that are kept. An attempt of an unfinished lead may still give a
+/// place of theirs back: then there is nothing to be counted down.
+const PLACES: &str = "DELETE FROM place WHERE key IN (
+         SELECT key FROM place, substring(key from '[^/]*$') AS period
+         WHERE (period LIKE 'd%' AND period COLLATE \"C\" < $1) OR (period LIKE 'm%' AND period COLLATE \"C\" < $2)
+         ORDER BY key LIMIT $3 FOR UPDATE OF place SKIP LOCKED)";
+
+/// Incarnations that ended days ago and left nothing to do. Whose owner is forgotten is taken over by another.
+const GATEWAYS: &str = "DELETE FROM gateway WHERE until < clock_timestamp() - interval '2 days' AND token <> $1
+         AND NOT EXISTS (SELECT 1 FROM delivery WHERE state = 'queued' AND delivery.gateway = gateway.token)
+         AND NOT EXISTS (SELECT 1 FROM delivery WHERE state = 'sending' AND delivery.gateway = gateway.token)
+         AND NOT EXISTS (SELECT 1 FROM delivery WHERE state = 'unknown' AND delivery.gateway = gateway.token)";
+
+/// The first day and month whose counts are kept, as place keys call them.
+fn periods_before(now: Timestamp, leads: Duration) -> (String, String) {
+    // A day begins up to 14 hours before and ends up to 12 hours after the one of UTC.
+    let oldest = SignedDuration::try_from(leads).ok().and_then(|leads| now.checked_sub(leads).ok());
+    let oldest = oldest.and_then(|oldest| oldest.checked_sub(48.hours()).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
+    (oldest.strftime("d%Y-%m-%d").to_string(), oldest.strftime("m%Y-%m").to_string())
+}
 
 impl Postgres {
     pub(in crate::store) async fn tidy(
@@ -53,6 +74,9 @@ impl Postgres {
             let sql = bite_sql(table, key, column);
             while rows::execute(&session, &sql, &[&before, &BITE]).await? >= BITE.unsigned_abs() {}
         }
+        let (day, month) = periods_before(now, leads);
+        while rows::execute(&session, PLACES, &[&day, &month, &BITE]).await? >= BITE.unsigned_abs() {}
+        rows::execute(&session, GATEWAYS, &[&self.fleet.member().token]).await?;
         Ok(forgotten)
     }
 }

@@ -4,7 +4,8 @@ use super::deliveries::{DELIVERY_COLUMNS, delivery_of};
 use super::leads::{LEAD_COLUMNS, lead_of};
 use super::refusals::{REFUSAL_COLUMNS, refusal_of};
 use super::{Postgres, SearchSession, rows};
-use crate::model::delivery::DeliveryState;
+use crate::model::delivery::{DeliveryState, Verdict};
+use crate::model::lead::LeadStatus;
 use crate::store::days::{ID_SLACK_MICROS, day_of, id_bound};
 use crate::store::hashes::lookup_hash;
 use crate::store::search::page;
@@ -109,7 +110,7 @@ impl Postgres {
         let mut conditions = Where::default();
         conditions.and("source = ?", search.source.map(|id| id.as_str().to_owned()));
         conditions.and("campaign = ?", search.campaign.map(|id| id.as_str().to_owned()));
-        conditions.and("status = ?", search.status.map(|status| status.as_str()));
+        conditions.and("status = ?", search.status.map(LeadStatus::as_str));
         conditions.and("test = ?", search.test);
         conditions.and_between("received_at", search.from, search.to);
         let select = format!("SELECT {LEAD_COLUMNS} FROM lead");
@@ -174,9 +175,9 @@ fn delivery_conditions(search: &DeliverySearch) -> Where {
         Some(few @ (DeliveryState::Sending | DeliveryState::Unknown)) => {
             conditions.sql.push(format!("state = '{few}'"));
         }
-        state => conditions.and("state = ?", state.map(|state| state.as_str())),
+        state => conditions.and("state = ?", state.map(DeliveryState::as_str)),
     }
-    conditions.and("verdict = ?", search.verdict.map(|verdict| verdict.as_str()));
+    conditions.and("verdict = ?", search.verdict.map(Verdict::as_str));
     conditions.and(
         "position(lower(?) in lower(reason)) > 0",
         search.reason.as_deref().map(|reason| rows::text(reason).into_owned()),
@@ -237,16 +238,19 @@ async fn newest<T>(
 /// The newest ids below `below` that are found under a hash of each of the look-ups, newest first; at most [`LOOKED_UP`].
 async fn looked_up(db: &Object, lookups: &Lookups, below: Option<Uuid>) -> Result<Vec<Uuid>, StoreError> {
     let (conditions, sql) = lookup_sql(lookups, below);
+    if sql.is_empty() {
+        return Ok(Vec::new());
+    }
     conditions.find(db, &sql, |row| Ok(row.try_get(0)?)).await
 }
 
 /// Each partition's key begins with the hash and goes on with the id: so the newest of a hash are read from all days at
-/// once, newest first, and no more of them than are wanted.
+/// once, newest first, and no more of them than are wanted. A part for each hash, so that PostgreSQL knows of each how
+/// frequent it is. Empty where there is nothing to look for.
 fn lookup_sql(lookups: &Lookups, below: Option<Uuid>) -> (Where, String) {
     let mut conditions = Where::default();
     let mut kinds = lookups.hashes.iter();
-    let any = conditions.value(kinds.next().cloned().unwrap_or_default());
-    conditions.sql.push("hash = any_of.one".to_owned());
+    let any = kinds.next().map(Vec::as_slice).unwrap_or_default();
     conditions.and("id < ?", below);
     conditions.and("day >= ?", lookups.first);
     conditions.and("day <= ?", lookups.last);
@@ -257,11 +261,20 @@ fn lookup_sql(lookups: &Lookups, below: Option<Uuid>) -> (Where, String) {
             Some(others.clone()),
         );
     }
-    let sql = format!(
-        "SELECT DISTINCT id FROM unnest({any}::bytea[]) any_of (one) CROSS JOIN LATERAL
-             (SELECT id FROM lookup{} ORDER BY id DESC LIMIT {LOOKED_UP}) found
-         ORDER BY id DESC LIMIT {LOOKED_UP}",
-        conditions.clause()
-    );
+    let common = conditions.sql.join(" AND ");
+    let common = if common.is_empty() { common } else { format!(" AND {common}") };
+    let parts: Vec<String> = any
+        .iter()
+        .map(|hash| {
+            let hash = conditions.value(hash.clone());
+            format!("(SELECT id FROM lookup WHERE hash = {hash}{common} ORDER BY id DESC LIMIT {LOOKED_UP})")
+        })
+        .collect();
+    let sql = match parts.as_slice() {
+        [] => String::new(),
+        parts => {
+            format!("SELECT DISTINCT id FROM ({}) found ORDER BY id DESC LIMIT {LOOKED_UP}", parts.join(" UNION ALL "))
+        }
+    };
     (conditions, sql)
 }

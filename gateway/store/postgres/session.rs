@@ -21,8 +21,8 @@ const EVERY_SESSION: &str = "SET idle_in_transaction_session_timeout = '2s'; SET
     SET client_encoding = 'UTF8'; SET standard_conforming_strings = on";
 /// A page of a search, a refill of a queue, a bite of retention.
 const READER: &str = "SET statement_timeout = '30s'";
-/// A step of a commit.
-const WRITER: &str = "SET statement_timeout = '5s'";
+/// A step of a commit. Who queues behind it waits two seconds at most: it steps over what somebody holds before that.
+const WRITER: &str = "SET statement_timeout = '5s'; SET lock_timeout = '1s'";
 /// Another gateway may be at it, and an index over many rows takes its time.
 const SETUP: &str = "SET statement_timeout = 0; SET lock_timeout = '10min'";
 

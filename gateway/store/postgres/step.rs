@@ -113,6 +113,9 @@ pub(super) fn decide<'a>(
 
     let given_back = if step.change.give_back { row.places.clone() } else { Vec::new() };
     for key in &given_back {
+        found.can_count(key)?;
+    }
+    for key in &given_back {
         writes.count(found, key, -1);
     }
     writes.steps.push(step);

@@ -9,6 +9,9 @@
 //! Nobody is told anything before the commit is answered. When that answer is lost, the transaction's id tells on another
 //! connection what became of it (`settle`); until the database says so, those who wait for these jobs go on waiting.
 //!
+//! There are two lanes, each with a queue and a connection of its own: what comes in, and what goes out. They lock no common
+//! rows, so neither waits for the other; while one is being synced, the other reads and decides.
+//!
 //! A job that fails spoils its transaction: the batch is then halved until the culprit fails alone. While the database is
 //! away, jobs are refused after [`ROOM_WITHIN`] at the latest, and connecting is tried for ever.
 
@@ -19,23 +22,24 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::accept::AcceptWork;
 use super::address::Address;
-use super::found::{Found, Reads};
+use super::found::{Found, Patience, Reads};
 use super::session::{self, Promise};
 use super::step::{RedeliverWork, StepWork};
 use super::writes::{Statements, Writes};
 use super::{days, describe};
 use crate::clock;
+use crate::failpoint;
 use crate::store::fleet::Fleet;
 use crate::store::health::Health;
 use crate::store::{Accepted, CommitStats, Granted, RefusalRecord, StartAttempt, Stepped, StoreError};
 
-/// Jobs that may wait for the writer; beyond it callers wait for room, at most [`ROOM_WITHIN`].
+/// Jobs that may wait in a lane; beyond it callers wait for room, at most [`ROOM_WITHIN`].
 const QUEUE: usize = 8_192;
 /// Jobs in one transaction: bounds the latency of the first of them.
 const BATCH: usize = 512;
@@ -44,8 +48,6 @@ const BATCH_BYTES: usize = 16 << 20;
 /// How long a caller waits until its job is taken up before it is told [`StoreError::Busy`]; and how long a job that was
 /// taken up is carried through broken connections before it fails.
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
-/// Transactions that may be under way at the same time: while one is being synced, the next is read and decided.
-const COMMITTERS: usize = 2;
 /// Unclear commits that may be looked into at the same time; with more of them no further commit is tried.
 const UNSETTLED: usize = 8;
 /// How often a transaction that met another one is tried before its jobs are tried apart.
@@ -76,6 +78,9 @@ pub(super) enum Done {
     Redelivered(bool),
     Refused,
 }
+
+/// What a job is told.
+type Answer = Result<Done, StoreError>;
 
 /// What only one job of a transaction may touch: the others come with the next.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -124,7 +129,7 @@ const WITHDRAWN: u8 = 2;
 /// A write waiting for its commit.
 struct Job {
     work: Work,
-    reply: oneshot::Sender<Result<Done, StoreError>>,
+    reply: oneshot::Sender<Answer>,
     /// Either the writer takes it or its caller withdraws it, never both.
     stands: Arc<AtomicU8>,
 }
@@ -134,7 +139,7 @@ impl Job {
         self.stands.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    fn answer(self, outcome: Result<Done, StoreError>) {
+    fn answer(self, outcome: Answer) {
         // The caller may have gone (a source that hung up): what was committed stands all the same.
         let _ = self.reply.send(outcome);
     }
@@ -142,7 +147,8 @@ impl Job {
 
 /// The way to the committers. They end when this is gone and what they took is done.
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Job>,
+    incoming: mpsc::Sender<Job>,
+    outgoing: mpsc::Sender<Job>,
     pub(super) stats: Arc<CommitStats>,
     pub(super) health: Arc<Health>,
 }
@@ -152,7 +158,6 @@ struct Shared {
     address: Address,
     promise: Promise,
     fleet: Arc<Fleet>,
-    waiting: Mutex<mpsc::Receiver<Job>>,
     stats: Arc<CommitStats>,
     health: Arc<Health>,
     /// Days whose partitions are known to exist.
@@ -163,33 +168,36 @@ struct Shared {
 impl Writer {
     /// Starts the committers on connections of their own.
     pub(super) fn start(address: Address, promise: Promise, fleet: Arc<Fleet>) -> Self {
-        let (jobs, waiting) = mpsc::channel(QUEUE);
         let (stats, health) = (Arc::new(CommitStats::default()), Arc::new(Health::default()));
         let shared = Arc::new(Shared {
             address,
             promise,
             fleet,
-            waiting: Mutex::new(waiting),
             stats: Arc::clone(&stats),
             health: Arc::clone(&health),
             days: StdMutex::default(),
             unsettled: Arc::new(Semaphore::new(UNSETTLED)),
         });
-        for _ in 0..COMMITTERS {
-            tokio::spawn(
-                Committer { shared: Arc::clone(&shared), link: None, away: None, put_off: VecDeque::new() }.run(),
-            );
-        }
-        Self { jobs, stats, health }
+        let lane = || {
+            let (jobs, waiting) = mpsc::channel(QUEUE);
+            let shared = Arc::clone(&shared);
+            tokio::spawn(Committer { shared, waiting, link: None, away: None, put_off: VecDeque::new() }.run());
+            jobs
+        };
+        Self { incoming: lane(), outgoing: lane(), stats, health }
     }
 
     /// Has `work` committed, and says what became of it once that is certain.
-    pub(super) async fn commit(&self, work: Work) -> Result<Done, StoreError> {
+    pub(super) async fn commit(&self, work: Work) -> Answer {
+        let lane = match work {
+            Work::Accept(_) | Work::Refuse(_) => &self.incoming,
+            Work::Attempt(_) | Work::Step(_) | Work::Redeliver(_) => &self.outgoing,
+        };
         let (reply, mut answer) = oneshot::channel();
         let stands = Arc::new(AtomicU8::new(WAITING));
         let job = Job { work, reply, stands: Arc::clone(&stands) };
         let until = clock::instant() + ROOM_WITHIN;
-        match tokio::time::timeout_at(until.into(), self.jobs.send(job)).await {
+        match tokio::time::timeout_at(until.into(), lane.send(job)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(StoreError::Closed),
             Err(_) => return Err(StoreError::Busy),
@@ -213,20 +221,19 @@ struct Link {
 /// How a transaction ended.
 enum End {
     /// Its commit was answered.
-    Committed(Vec<Done>),
+    Committed(Vec<Answer>),
     /// Nothing of it was done, and the connection can be used again.
     RolledBack(tokio_postgres::Error),
-    /// Nothing of it was done, because a job cannot be written as it is.
-    Refused(StoreError),
     /// Nothing of it was done: the connection broke before the commit was sent.
     Broken(String),
     /// The commit was sent, and its answer lost.
-    Unclear { xid: String, answers: Vec<Done> },
+    Unclear { xid: String, answers: Vec<Answer> },
 }
 
 /// One of those that commit.
 struct Committer {
     shared: Arc<Shared>,
+    waiting: mpsc::Receiver<Job>,
     link: Option<Link>,
     /// The database is away; when to try again.
     away: Option<Instant>,
@@ -267,16 +274,11 @@ impl Committer {
         for job in std::mem::take(&mut self.put_off) {
             taken = add(job, &mut bytes, &mut put_off);
         }
-        // Another committer that has nothing to do sits on the queue until a job comes: nothing in hand waits for that.
-        let waiting =
-            if taken == 0 { Some(self.shared.waiting.lock().await) } else { self.shared.waiting.try_lock().ok() };
-        if let Some(mut waiting) = waiting {
-            while taken < BATCH && put_off.len() < BATCH && bytes < BATCH_BYTES {
-                let next = if taken == 0 { waiting.recv().await } else { waiting.try_recv().ok() };
-                let Some(job) = next else { break };
-                if job.take() {
-                    taken = add(job, &mut bytes, &mut put_off);
-                }
+        while taken < BATCH && put_off.len() < BATCH && bytes < BATCH_BYTES {
+            let next = if taken == 0 { self.waiting.recv().await } else { self.waiting.try_recv().ok() };
+            let Some(job) = next else { break };
+            if job.take() {
+                taken = add(job, &mut bytes, &mut put_off);
             }
         }
         self.put_off = put_off;
@@ -285,14 +287,14 @@ impl Committer {
 
     /// Commits a batch and answers its jobs; what comes back is to be tried apart.
     async fn commit(&mut self, batch: Vec<Job>, taken: Instant) -> Vec<Vec<Job>> {
-        let mut tries = 0;
+        let (mut tries, mut patience) = (0, Patience::Waits);
         loop {
             let Some(mut link) = self.linked(taken).await else {
                 self.away(batch, &StoreError::Failed("the database cannot be reached".to_owned()));
                 return Vec::new();
             };
             tries += 1;
-            let end = self.transact(&mut link, &batch).await;
+            let end = self.transact(&mut link, &batch, patience).await;
             match end {
                 End::Committed(answers) => {
                     self.link = Some(link);
@@ -300,6 +302,7 @@ impl Committer {
                     return Vec::new();
                 }
                 End::Unclear { xid, answers } => {
+                    self.shared.health.ended();
                     self.shared.settle(batch, answers, xid).await;
                     return Vec::new();
                 }
@@ -311,17 +314,13 @@ impl Committer {
                         return Vec::new();
                     }
                 }
-                End::Refused(error) => {
-                    self.link = Some(link);
-                    if batch.len() > 1 {
-                        return halves(batch);
-                    }
-                    self.fail(batch, &error);
-                    return Vec::new();
-                }
                 End::RolledBack(error) => {
                     self.link = (!link.client.is_closed()).then_some(link);
                     match Trouble::of(&error) {
+                        Trouble::Held if patience == Patience::Waits => {
+                            tracing::warn!("somebody holds what a commit needs; it goes on without what counts there");
+                            patience = Patience::StepsOver;
+                        }
                         Trouble::Met if tries < TRIES => {
                             tracing::debug!(store.error = describe(&error), "a commit met another; it is tried again");
                             tokio::time::sleep(Duration::from_millis(10).mul_f64(f64::from(tries) * clock::draw()))
@@ -384,7 +383,7 @@ impl Committer {
     }
 
     /// One transaction.
-    async fn transact(&self, link: &mut Link, batch: &[Job]) -> End {
+    async fn transact(&self, link: &mut Link, batch: &[Job], patience: Patience) -> End {
         let shared = &self.shared;
         let Link { client, statements } = link;
         let wanted: HashSet<u32> = batch.iter().filter_map(|job| job.work.day()).collect();
@@ -399,7 +398,8 @@ impl Committer {
 
         let member = shared.fleet.member();
         let reads = Reads::of(batch.iter().map(|job| &job.work));
-        let read = tokio::time::timeout(ROUND_TRIP, Found::read(client, statements, &reads, member.token)).await;
+        let read =
+            tokio::time::timeout(ROUND_TRIP, Found::read(client, statements, &reads, member.token, patience)).await;
         let (xid, mut found) = match read {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return roll_back(client, error).await,
@@ -409,19 +409,14 @@ impl Committer {
         let mut writes = Writes::of(&member);
         let mut answers = Vec::with_capacity(batch.len());
         for job in batch {
-            // What the model cannot say of a row fails that job alone, by being tried apart.
-            match decide(&job.work, &mut found, &mut writes) {
-                Ok(done) => answers.push(done),
-                Err(error) => {
-                    return match client.batch_execute("ROLLBACK").await {
-                        Ok(()) => End::Refused(error),
-                        Err(broken) => End::Broken(describe(&broken)),
-                    };
-                }
-            }
+            answers.push(decide(&job.work, &mut found, &mut writes));
         }
+        failpoint::pass("writer.before_commit");
         match tokio::time::timeout(ROUND_TRIP, writes.commit(client, statements, &found)).await {
-            Ok(Ok(())) => End::Committed(answers),
+            Ok(Ok(())) => {
+                failpoint::pass("writer.committed");
+                End::Committed(answers)
+            }
             // A statement failed, so the COMMIT behind it rolled back, and was answered.
             Ok(Err(Some(error))) => End::RolledBack(error),
             Ok(Err(None)) | Err(_) => End::Unclear { xid, answers },
@@ -429,7 +424,8 @@ impl Committer {
     }
 }
 
-fn decide<'a>(work: &'a Work, found: &mut Found, writes: &mut Writes<'a>) -> Result<Done, StoreError> {
+/// Decides a job; one that fails writes nothing, and spoils nothing for the others.
+fn decide<'a>(work: &'a Work, found: &mut Found, writes: &mut Writes<'a>) -> Answer {
     Ok(match work {
         Work::Accept(work) => Done::Accepted(super::accept::decide(work, found, writes)?),
         Work::Attempt(attempt) => Done::Granted(super::attempt::decide(attempt, found, writes)?),
@@ -460,8 +456,10 @@ fn halves(mut batch: Vec<Job>) -> Vec<Vec<Job>> {
 
 /// What a failed transaction calls for.
 enum Trouble {
-    /// Another transaction was in the way.
+    /// Another transaction was in the way, and is over.
     Met,
+    /// Another transaction is in the way, for longer than any of ours.
+    Held,
     /// The partitions of a day are not there.
     NoDay,
     /// The server cannot write now, whatever the jobs are.
@@ -473,10 +471,11 @@ enum Trouble {
 impl Trouble {
     fn of(error: &tokio_postgres::Error) -> Self {
         let Some(code) = error.code() else { return Self::Server };
-        if [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::LOCK_NOT_AVAILABLE]
-            .contains(code)
-        {
+        if [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code) {
             return Self::Met;
+        }
+        if *code == SqlState::LOCK_NOT_AVAILABLE {
+            return Self::Held;
         }
         if days::is_missing(error) {
             return Self::NoDay;
@@ -492,16 +491,16 @@ impl Trouble {
 impl Shared {
     async fn connect(&self) -> Result<Link, tokio_postgres::Error> {
         let client = session::for_writer(&self.address, &self.promise).await?;
-        let statements = Statements::prepare(&client).await?;
+        let statements = Box::pin(Statements::prepare(&client)).await?;
         Ok(Link { client, statements })
     }
 
-    fn finish(&self, batch: Vec<Job>, answers: Vec<Done>) {
+    fn finish(&self, batch: Vec<Job>, answers: Vec<Answer>) {
         self.health.works();
         self.stats.commits.fetch_add(1, Ordering::Relaxed);
         self.stats.jobs.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        for (job, done) in batch.into_iter().zip(answers) {
-            job.answer(Ok(done));
+        for (job, answer) in batch.into_iter().zip(answers) {
+            job.answer(answer);
         }
     }
 

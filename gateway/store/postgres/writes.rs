@@ -74,6 +74,10 @@ statements! {
          WHERE key = ANY ($1::text[] || ARRAY(
              SELECT unnest(string_to_array(places, E'\n')) FROM delivery WHERE id = ANY($2) AND places <> ''))
          ORDER BY key FOR UPDATE";
+    lock_free_places: "SELECT key, used FROM place
+         WHERE key = ANY ($1::text[] || ARRAY(
+             SELECT unnest(string_to_array(places, E'\n')) FROM delivery WHERE id = ANY($2) AND places <> ''))
+         ORDER BY key FOR UPDATE SKIP LOCKED";
 
     enter: "INSERT INTO gateway (token, name, gate, until, owner) VALUES ($1, '', '', clock_timestamp(), $1)
          ON CONFLICT (token) DO NOTHING";
@@ -166,6 +170,14 @@ pub(super) struct LeadWrite {
     pub(super) moved: Option<(LeadStatus, Option<LeadReason>)>,
 }
 
+/// An idempotency key with its source, and whose it is from now on.
+pub(super) struct KeyWrite<'a> {
+    pub(super) key: (String, String),
+    pub(super) fingerprint: &'a [u8; 32],
+    pub(super) lead: Uuid,
+    pub(super) at: i64,
+}
+
 /// One captured exchange.
 pub(super) struct ExchangeWrite<'a> {
     pub(super) delivery: Uuid,
@@ -180,7 +192,7 @@ pub(super) struct Writes<'a> {
     member: &'a Member,
     pub(super) leads: Vec<(&'a AcceptWork, LeadStatus, Option<LeadReason>)>,
     pub(super) deliveries: Vec<DeliveryWrite<'a>>,
-    pub(super) set_keys: Vec<((String, String), &'a [u8; 32], Uuid, i64)>,
+    pub(super) set_keys: Vec<KeyWrite<'a>>,
     pub(super) drop_keys: Vec<(String, String)>,
     pub(super) set_people: Vec<([u8; 32], PersonRow)>,
     pub(super) drop_people: Vec<[u8; 32]>,
@@ -356,11 +368,11 @@ impl<'a> Writes<'a> {
     async fn set_keys(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows = &self.set_keys;
         let values: Values<'_> = &[
-            &column(rows, |row| row.0.0.as_str()),
-            &column(rows, |row| row.0.1.as_str()),
-            &column(rows, |row| row.1.as_slice()),
-            &column(rows, |row| row.2),
-            &column(rows, |row| row.3),
+            &column(rows, |row| row.key.0.as_str()),
+            &column(rows, |row| row.key.1.as_str()),
+            &column(rows, |row| row.fingerprint.as_slice()),
+            &column(rows, |row| row.lead),
+            &column(rows, |row| row.at),
         ];
         write(client, rows.len(), &s.set_keys, values).await
     }
@@ -384,7 +396,7 @@ impl<'a> Writes<'a> {
 
     async fn drop_people(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows = &self.drop_people;
-        write(client, rows.len(), &s.drop_people, &[&column(rows, |hash| hash.as_slice())]).await
+        write(client, rows.len(), &s.drop_people, &[&column(rows, <[u8; 32]>::as_slice)]).await
     }
 
     async fn insert_lookups(&self, client: &Client, s: &Statements) -> Result<(), Error> {

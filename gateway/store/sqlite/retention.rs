@@ -2,12 +2,15 @@
 
 use super::Sqlite;
 use super::days::tables;
+use super::places::parse;
 use super::writer::Tx;
+use crate::model::limit::PlaceKey;
 use crate::store::days::{day_before, day_of, id_bound};
 use crate::store::leads::REMEMBER_KEYS_HOURS;
 use crate::store::{Forgotten, StoreError};
 use jiff::{Timestamp, ToSpan as _};
 use rusqlite::params;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Rows deleted in one commit, so that leads waiting for theirs hardly notice.
@@ -17,6 +20,12 @@ const BITE: usize = 500;
 pub(super) const OLDEST: &str = "SELECT id FROM lead WHERE received_at < ?1 AND id < ?2
        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.lead = lead.id AND state IN ('queued', 'sending', 'unknown'))
      ORDER BY id LIMIT ?3";
+
+/// The places of what is unfinished: an attempt is open or unknown, or was unknown and is to be tried again.
+pub(super) const OWNED: &str = "SELECT places FROM delivery INDEXED BY delivery_sending WHERE state = 'sending'
+     UNION ALL SELECT places FROM delivery INDEXED BY delivery_unknown WHERE state = 'unknown'
+     UNION ALL SELECT places FROM delivery INDEXED BY delivery_due
+         WHERE state = 'queued' AND due_at IS NOT NULL AND places <> ''";
 
 impl Sqlite {
     pub(in crate::store) async fn tidy(
@@ -44,7 +53,31 @@ impl Sqlite {
         for (table, column, before) in [("idempotency", "at", keys_before), ("dedupe", "until", now.as_microsecond())] {
             while self.commit(move |tx| bite(tx, table, column, before)).await? >= BITE {}
         }
+        forgotten.places = self.forget_places(now).await?;
         Ok(forgotten)
+    }
+
+    /// Deletes counts of past periods. Those that an unfinished delivery owns stay: they will be given back.
+    async fn forget_places(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let past: Vec<PlaceKey> = self
+            .search(move |conn| {
+                let mut owned = HashSet::new();
+                let mut select = conn.prepare(OWNED)?;
+                let owners = select.query_map([], |row| row.get::<_, String>(0))?;
+                for places in owners {
+                    owned.extend(parse(&places?).into_iter().filter(|key| key.is_past(now)));
+                }
+                let mut select = conn.prepare("SELECT key FROM place")?;
+                let keys = select.query_map([], |row| Ok(PlaceKey::from_text(row.get_ref(0)?.as_str()?)))?;
+                let past = keys.filter(|key| key.as_ref().map_or(true, |key| key.is_past(now) && !owned.contains(key)));
+                Ok(past.collect::<Result<_, _>>()?)
+            })
+            .await?;
+        for bite in past.chunks(BITE) {
+            let bite = bite.to_vec();
+            self.commit(move |tx| bite.iter().try_for_each(|key| tx.forget(key))).await?;
+        }
+        Ok(past.len())
     }
 }
 

@@ -61,6 +61,12 @@ impl Tx<'_> {
         self.days.forget();
     }
 
+    /// Deletes a count.
+    pub(super) fn forget(&mut self, key: &PlaceKey) -> rusqlite::Result<()> {
+        self.counters.by_key.remove(key);
+        self.statement("DELETE FROM place WHERE key = ?1")?.execute([key.as_str()]).map(drop)
+    }
+
     /// Places taken so far under `key`.
     pub(super) fn used(&mut self, key: &PlaceKey) -> rusqlite::Result<i64> {
         self.counters.load(self.conn, key)

@@ -35,7 +35,7 @@ pub struct Buyer {
 }
 
 /// How long until nothing moves any more.
-const QUIET_WITHIN: Duration = Duration::from_secs(60);
+const QUIET_WITHIN: Duration = Duration::from_mins(1);
 /// Questions at the same time.
 const AT_ONCE: usize = 8;
 /// A partner's answer that went out so long before a kill was not lost by it.
@@ -212,7 +212,7 @@ impl Books<'_> {
             );
         }
         self.attempts(&mut found, &deliveries, &requests);
-        self.requests(&mut found, &leads, &deliveries, &requests);
+        Self::requests(&mut found, &leads, &deliveries, &requests);
         self.limits(&mut found, &deliveries, &requests);
         let capped = leads.iter().filter(|lead| lead["source"] == "capped").count();
         found.capped = capped;
@@ -360,7 +360,7 @@ impl Books<'_> {
     }
 
     /// What the partners saw is what the books say, and no more.
-    fn requests(&self, found: &mut Findings, leads: &[Value], deliveries: &[Entry], requests: &[Request]) {
+    fn requests(found: &mut Findings, leads: &[Value], deliveries: &[Entry], requests: &[Request]) {
         let by_id: HashMap<&str, &Entry> = deliveries.iter().map(|entry| (entry.id.as_str(), entry)).collect();
         let emails: HashMap<String, String> =
             leads.iter().map(|lead| (text_at(lead, "/lead_id"), text_at(lead, "/fields/email"))).collect();

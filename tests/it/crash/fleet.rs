@@ -13,7 +13,7 @@ use lead_gateway::clock;
 /// What the environment variable of `gateway/failpoint.rs` is called.
 const VARIABLE: &str = "GATEWAY_TEST_POINT";
 /// How long a start may take; only a failing test waits so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where the gateways answer now; `None` for one that is down.
 pub type Addresses = Arc<Mutex<Vec<Option<SocketAddr>>>>;

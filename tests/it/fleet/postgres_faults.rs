@@ -167,7 +167,7 @@ async fn a_row_that_somebody_holds_delays_and_spoils_nothing() {
     let load = Load::start(&gateways);
     load.more(30).await;
     let url = world.store_url();
-    let hold = "BEGIN; SELECT count(*) FROM (SELECT 1 FROM place FOR UPDATE) held; SELECT pg_sleep(4); COMMIT";
+    let hold = "BEGIN; SELECT used FROM place ORDER BY key LIMIT 1 FOR UPDATE; SELECT pg_sleep(4); COMMIT";
     let shared = tokio::task::spawn_blocking(move || {
         shared.postgres.psql(&url, hold);
         shared

@@ -47,6 +47,10 @@ impl Books {
         }
     }
 
+    pub fn set(&self, counts: &[(PlaceKey, u64)]) {
+        self.used.lock().unwrap().extend(counts.iter().cloned());
+    }
+
     pub fn used(&self, key: &str) -> u64 {
         self.used.lock().unwrap().get(&PlaceKey::from_text(key)).copied().unwrap_or(0)
     }

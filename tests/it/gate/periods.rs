@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use lead_gateway::gate::limits::{is_past, period, places};
+use lead_gateway::gate::limits::{period, places};
 use lead_gateway::model::limit::{Limits, OwnerKind, Period, PlaceKey};
 
 use super::at;
@@ -42,12 +42,12 @@ fn all_three_periods_are_counted_whether_limited_or_not() {
 #[test]
 fn a_period_is_past_only_when_it_has_ended_in_every_zone() {
     let key = |name: &str| PlaceKey::new(OwnerKind::Partner, "brightroof", name);
-    assert!(!is_past(&key("d2026-11-21"), at("2026-11-22T12:00:00Z"))); // still that day on Baker Island
-    assert!(is_past(&key("d2026-11-21"), at("2026-11-24T00:00:00Z")));
-    assert!(!is_past(&key("m2026-11"), at("2026-12-01T12:00:00Z")));
-    assert!(is_past(&key("m2026-11"), at("2026-12-03T00:00:00Z")));
-    assert!(!is_past(&key("t"), at("2099-01-01T00:00:00Z")));
-    assert!(!is_past(&key("something else"), at("2099-01-01T00:00:00Z")));
+    assert!(!key("d2026-11-21").is_past(at("2026-11-22T12:00:00Z"))); // still that day on Baker Island
+    assert!(key("d2026-11-21").is_past(at("2026-11-24T00:00:00Z")));
+    assert!(!key("m2026-11").is_past(at("2026-12-01T12:00:00Z")));
+    assert!(key("m2026-11").is_past(at("2026-12-03T00:00:00Z")));
+    assert!(!key("t").is_past(at("2099-01-01T00:00:00Z")));
+    assert!(!key("something else").is_past(at("2099-01-01T00:00:00Z")));
 }
 
 #[test]

@@ -58,7 +58,8 @@ async fn ticket(gate: &Gate, contract: &str, now: Timestamp) -> Ticket {
 }
 
 /// Tells the gate what the store holds, as whoever puts gate and store together does.
-async fn tell(gate: &Gate, counts: &[(PlaceKey, u64)]) {
+async fn tell(gate: &Subject, counts: &[(PlaceKey, u64)]) {
+    gate.books.set(counts);
     let keys: Vec<PlaceKey> = counts.iter().map(|(key, _)| key.clone()).collect();
     let as_of = gate.as_of(&keys).await;
     gate.reconcile(counts, as_of).await;

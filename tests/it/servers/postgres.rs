@@ -81,6 +81,13 @@ impl Postgres {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
+    /// As [`Postgres::psql`], beside the test.
+    pub fn spawn_psql(&self, url: &str, sql: &str) -> Child {
+        let mut command = Command::new(self.programs.join("psql"));
+        command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql]).current_dir(self.dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// Ends all of its processes at once, as a power loss would for all that they had not synced.
     pub fn kill9(&mut self) {
         let Some(mut postmaster) = self.postmaster.take() else { return };

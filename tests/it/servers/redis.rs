@@ -4,8 +4,9 @@ use std::io::{BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use lead_gateway::clock;
 use tempfile::TempDir;
 
 use super::signal;
@@ -32,77 +33,69 @@ impl Redis {
 
     /// As [`Redis::start`], with further options such as `--maxmemory 4mb`.
     pub fn with(options: &[&str]) -> Self {
-        Self::on(free_port(), options)
-    }
-
-    /// A server on a port that is known.
-    pub fn on(port: u16, options: &[&str]) -> Self {
-        let arguments: Vec<String> =
-            ["--port", &port.to_string()].iter().chain(options).map(ToString::to_string).collect();
-        Self::launch(port, arguments, false)
+        Self::launch(false, |port, dir| {
+            let own = ["--port", &port.to_string()].map(str::to_owned);
+            [own.to_vec(), options.iter().map(ToString::to_string).collect(), keeping_nothing(dir)].concat()
+        })
     }
 
     /// A server that speaks TLS alone, with this certificate and key (PEM).
     pub fn with_tls(certificate: &Path, key: &Path) -> Self {
-        let port = free_port();
         let (certificate, key) = (certificate.display().to_string(), key.display().to_string());
-        let arguments = [
-            "--port",
-            "0",
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-auth-clients",
-            "no",
-        ];
-        Self::launch(port, arguments.map(str::to_owned).to_vec(), true)
+        Self::launch(true, |port, dir| {
+            let port = port.to_string();
+            let own = ["--port", "0", "--tls-port", &port, "--tls-auth-clients", "no"];
+            let files = ["--tls-cert-file", &certificate, "--tls-key-file", &key];
+            [own.map(str::to_owned).to_vec(), files.map(str::to_owned).to_vec(), keeping_nothing(dir)].concat()
+        })
     }
 
     /// A sentinel that watches the master on `master`, and needs two of its kind to agree.
     pub fn sentinel(master: u16) -> Self {
-        let port = free_port();
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("sentinel.conf");
-        let text = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor leads 127.0.0.1 {master} 2\n\
-             sentinel down-after-milliseconds leads 1000\nsentinel failover-timeout leads 5000\n",
-            dir.path().display()
-        );
-        std::fs::write(&config, text).unwrap();
-        let arguments = vec![config.display().to_string(), "--sentinel".to_owned()];
-        Self::launch_in(dir, port, arguments, false)
+        Self::launch(false, |port, dir| {
+            let config = dir.join("sentinel.conf");
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor leads 127.0.0.1 {master} 2\n\
+                 sentinel down-after-milliseconds leads 1000\nsentinel failover-timeout leads 5000\n",
+                dir.display()
+            );
+            std::fs::write(&config, text).unwrap();
+            vec![config.display().to_string(), "--sentinel".to_owned()]
+        })
     }
 
-    fn launch(port: u16, mut arguments: Vec<String>, tls: bool) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let place = dir.path().display().to_string();
-        arguments
-            .extend(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", &place].map(str::to_owned));
-        Self::launch_in(dir, port, arguments, tls)
+    /// Tests run at once, and another may take the port in the last moment: then it is tried on the next.
+    fn launch(tls: bool, arguments: impl Fn(u16, &Path) -> Vec<String>) -> Self {
+        for _ in 0..20 {
+            let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
+            let arguments = arguments(port, dir.path());
+            let mut server = Self { child: spawn(&arguments), dir, port, arguments, tls };
+            if server.answers() {
+                return server;
+            }
+        }
+        panic!("redis-server does not start on any port")
     }
 
-    fn launch_in(dir: TempDir, port: u16, arguments: Vec<String>, tls: bool) -> Self {
-        let child = spawn(&arguments);
-        let server = Self { child, dir, port, arguments, tls };
-        server.answers();
-        server
-    }
-
-    fn answers(&self) {
-        let deadline = Instant::now() + PATIENCE;
+    /// Whether it is this one that answers on its port; `false` once it has ended, the port being another's.
+    fn answers(&mut self) -> bool {
+        let deadline = clock::instant() + PATIENCE;
+        let own = format!("process_id:{}\r\n", self.child.id());
         loop {
             let up = if self.tls {
                 TcpStream::connect(("127.0.0.1", self.port)).is_ok()
             } else {
-                self.try_command(&["PING"]).is_some()
+                // One that wants a password says so instead.
+                let told = self.try_command(&["INFO", "server"]);
+                told.is_some_and(|told| told.contains(&own) || told.starts_with("NOAUTH"))
             };
-            if up {
-                return;
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
             }
-            assert!(Instant::now() < deadline, "redis-server on {} does not answer ({:?})", self.port, self.dir);
+            if up {
+                return true;
+            }
+            assert!(clock::instant() < deadline, "redis-server on {} does not answer ({:?})", self.port, self.dir);
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -119,8 +112,14 @@ impl Redis {
 
     /// Starts it again after [`Redis::kill`]: empty, for nothing was kept.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.arguments);
-        self.answers();
+        let deadline = clock::instant() + PATIENCE;
+        loop {
+            self.child = spawn(&self.arguments);
+            if self.answers() {
+                return;
+            }
+            assert!(clock::instant() < deadline, "redis-server does not start again on {}", self.port);
+        }
     }
 
     /// Stops it in its tracks: connections stay, and nothing is answered.
@@ -138,16 +137,32 @@ impl Redis {
         self.try_command(words).unwrap_or_else(|| panic!("redis on {} did not answer {words:?}", self.port))
     }
 
+    /// As [`Redis::command`], of a server that wants a password.
+    pub fn command_as(&self, password: &str, words: &[&str]) -> String {
+        self.ask(&[&["AUTH", password], words]).unwrap_or_else(|| panic!("redis did not answer {words:?}"))
+    }
+
     fn try_command(&self, words: &[&str]) -> Option<String> {
+        self.ask(&[words])
+    }
+
+    /// The last of several commands' answers.
+    fn ask(&self, commands: &[&[&str]]) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        let mut request = format!("*{}\r\n", words.len());
-        for word in words {
-            request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        for words in commands {
+            let bulk: Vec<String> = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+            stream.write_all(format!("*{}\r\n{}", bulk.len(), bulk.concat()).as_bytes()).ok()?;
         }
-        stream.write_all(request.as_bytes()).ok()?;
-        read_reply(&mut BufReader::new(stream))
+        let mut replies = BufReader::new(stream);
+        let mut answers: Vec<Option<String>> = commands.iter().map(|_| read_reply(&mut replies)).collect();
+        answers.pop().flatten()
     }
+}
+
+fn keeping_nothing(dir: &Path) -> Vec<String> {
+    let dir = dir.display().to_string();
+    ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", &dir].map(str::to_owned).to_vec()
 }
 
 fn spawn(arguments: &[String]) -> Child {
@@ -210,13 +225,13 @@ impl Cluster {
             nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string()]);
         }
         let cluster = Self { nodes };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = clock::instant() + PATIENCE;
         let ready = |node: &Redis| {
             let info = node.command(&["CLUSTER", "INFO"]);
             info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
         };
         while !cluster.nodes.iter().all(ready) {
-            assert!(Instant::now() < deadline, "the cluster did not come together");
+            assert!(clock::instant() < deadline, "the cluster did not come together");
             std::thread::sleep(Duration::from_millis(20));
         }
         cluster

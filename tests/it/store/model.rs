@@ -95,6 +95,7 @@ pub fn run(make: impl Fn() -> Opener, cases: u32) {
                 model.compare(&case).await;
                 case.reopen();
                 model.compare(&case).await;
+                model.compare_open(&case).await;
             });
             Ok(())
         })
@@ -114,6 +115,7 @@ impl Model {
             Act::Reopen => {
                 case.reopen();
                 self.compare(case).await;
+                self.compare_open(case).await;
             }
         }
     }
@@ -359,10 +361,15 @@ impl Model {
             let page = store.ready_page(contract.parse().unwrap(), None, case.now(), 500).await.unwrap();
             assert_eq!(page.iter().map(|one| (one.received_at, one.id)).collect::<Vec<_>>(), expected);
         }
-        let mut open: Vec<_> = of(DeliveryState::Sending).map(|one| one.id).collect();
-        open.sort_unstable();
-        let stored = store.open_attempts(None, 500, jiff::Timestamp::MAX).await.unwrap();
-        assert_eq!(stored.iter().map(|record| record.delivery.id).collect::<Vec<_>>(), open);
         assert_eq!(store.unknown_count().await.unwrap(), of(DeliveryState::Unknown).count() as u64);
+    }
+
+    /// What was under way before a restart is found.
+    async fn compare_open(&self, case: &Case) {
+        let sending = self.deliveries.iter().filter(|one| one.state == DeliveryState::Sending);
+        let mut open: Vec<_> = sending.map(|one| one.id).collect();
+        open.sort_unstable();
+        let stored = case.store().open_attempts(None, 500, jiff::Timestamp::MAX).await.unwrap();
+        assert_eq!(stored.iter().map(|record| record.delivery.id).collect::<Vec<_>>(), open);
     }
 }

@@ -743,6 +743,49 @@ pub async fn what_is_looked_up_is_found_over_many_days(case: Case) {
     assert_eq!((found.items[0].status, found.items[0].request.body.as_slice()), (422, &b"\xff"[..]));
 }
 
+pub async fn counts_of_past_periods_are_forgotten_but_for_those_that_the_unfinished_own(case: Case) {
+    let contract = |period: &str| place(OwnerKind::Contract, "bright", period, None);
+    let partner = |period: &str| place(OwnerKind::Partner, "bright", period, None);
+    let (sold_one, unknown, waiting) =
+        (case.queued("a@example.com").await, case.queued("b@example.com").await, case.queued("c@example.com").await);
+    case.start(sold_one.1, 1, &[contract("d2026-11-20"), contract("m2026-11"), contract("t")]).await;
+    case.step(case.ended(sold_one, sold(), LeadStep::Sold)).await;
+    case.start(unknown.1, 1, &[contract("d2026-11-21"), contract("m2026-11")]).await;
+    let to_unknown = Change { unknown: true, verdict: Some(Verdict::Unknown), ..Change::to(DeliveryState::Unknown) };
+    case.step(case.ended(unknown, to_unknown, LeadStep::Untouched)).await;
+    case.start(waiting.1, 1, &[partner("d2026-11-21")]).await;
+    let later = Change {
+        unknown: true,
+        verdict: Some(Verdict::Unknown),
+        due_at: Some(case.now() + DAY),
+        ..Change::to(DeliveryState::Queued)
+    };
+    case.step(case.ended(waiting, later, LeadStep::Untouched)).await;
+    let year = Duration::from_hours(365 * 24);
+    let tidy = async || case.store().tidy(case.now(), year, year).await.unwrap().places;
+
+    // While one of them may still be present somewhere, nothing goes.
+    assert_eq!(tidy().await, 0);
+    case.pass(SignedDuration::from_hours(12 * 24));
+    assert_eq!(tidy().await, 1);
+    let key = |place: Place, used: u64| (place.key, used);
+    let left = HashMap::from([
+        key(contract("d2026-11-21"), 1),
+        key(partner("d2026-11-21"), 1),
+        key(contract("m2026-11"), 2),
+        key(contract("t"), 1),
+    ]);
+    assert_eq!(case.counts().await, left);
+
+    // What is given back at last may go then.
+    let no = Change { verdict: Some(Verdict::Rejected), give_back: true, ..Change::to(DeliveryState::Rejected) };
+    let step = Step { from: DeliveryState::Unknown, attempt: None, ..case.ended(unknown, no, LeadStep::Untouched) };
+    assert!(matches!(case.step(step).await, Stepped::Done(_)));
+    assert_eq!(tidy().await, 2);
+    case.reopen();
+    assert_eq!(case.counts().await, HashMap::from([key(partner("d2026-11-21"), 1), key(contract("t"), 1)]));
+}
+
 pub async fn retention_drops_whole_days_and_keeps_what_is_unfinished(case: Case) {
     let days = |n: u64| Duration::from_hours(n * 24);
     let sell = async |ids: (LeadId, DeliveryId)| {

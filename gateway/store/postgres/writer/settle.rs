@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use super::{Done, Job, Shared};
+use super::{Answer, Job, Shared};
 use crate::store::StoreError;
 use crate::store::postgres::{describe, session};
 
@@ -17,7 +17,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 impl Shared {
     /// Answers `batch` once the database has said what became of the transaction `xid`; beside the committer, which goes
     /// on.
-    pub(super) async fn settle(self: &Arc<Self>, batch: Vec<Job>, answers: Vec<Done>, xid: String) {
+    pub(super) async fn settle(self: &Arc<Self>, batch: Vec<Job>, answers: Vec<Answer>, xid: String) {
         tracing::warn!(
             store.xid = xid,
             store.jobs = batch.len(),
