@@ -170,7 +170,15 @@ impl App {
         let following = self.pipeline.store.is_shared().then(|| {
             // Aborted when it is dropped: at the end of this.
             let mut following = tokio::task::JoinSet::new();
-            following.spawn(follow::follow(Arc::downgrade(&self), self.changes));
+            let (app, changes) = (Arc::downgrade(&self), self.changes);
+            following.spawn(async move {
+                while tokio::spawn(follow::follow(app.clone(), changes)).await.is_err() {
+                    tracing::error!(
+                        "the task that follows changes broke off, by a fault of the gateway's own; it begins anew"
+                    );
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
             following
         });
 

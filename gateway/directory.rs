@@ -351,6 +351,14 @@ impl Network {
         &self.phone_regions
     }
 
+    /// Everything that can be paused.
+    pub fn pausable(&self) -> impl Iterator<Item = (PausedKind, String)> {
+        let partners = self.partners.iter().map(|id| (PausedKind::Partner, id.to_string()));
+        let contracts = self.contracts.keys().map(|id| (PausedKind::Contract, id.to_string()));
+        let sources = self.sources.keys().map(|id| (PausedKind::Source, id.to_string()));
+        partners.chain(contracts).chain(sources)
+    }
+
     /// Whether there is such a thing to be paused.
     #[must_use]
     pub fn has(&self, kind: PausedKind, id: &str) -> bool {

@@ -43,7 +43,7 @@ use crate::failpoint;
 use crate::gate::{Gate, Ticket};
 use crate::model::contract::OnUnknown;
 use crate::model::delivery::{Class, Delivery, DeliveryState, Judgement, Verdict};
-use crate::model::exchange::{Outgoing, Sent, Timings};
+use crate::model::exchange::{Outgoing, SendBefore, SendFaultKind, Sent, Timings};
 use crate::model::id::{ContractId, DeliveryId, PartnerId};
 use crate::model::lead::{Lead, LeadReason, LeadStatus};
 use crate::model::limit::PlaceKey;
@@ -58,7 +58,10 @@ use plan::Turns;
 use send::judge;
 
 /// How long a stored attempt may take beyond its endpoint's `timeout` before it counts as lost.
-const DEADLINE_SLACK: Duration = Duration::from_secs(5);
+const DEADLINE_SLACK: Duration = Duration::from_secs(10);
+
+/// Pause before a gate is asked again that let through what the store knows to be paused.
+const UNTIL_THE_GATE_KNOWS: Duration = Duration::from_millis(250);
 
 /// Everything a lead's life needs. One per process.
 pub struct Pipeline {
@@ -285,8 +288,8 @@ impl Pipeline {
 
         let began = clock::instant();
         let started_at = self.clock.now();
-        outgoing.must_be_sent_before(self.store.send_before());
-        if outgoing.send_before.is_some_and(|before| before <= began) {
+        let lease = self.store.send_before();
+        if lease.is_some_and(|before| before <= began) {
             self.not_started(entry, ticket, permit, &[]);
             return Err(StoreError::NoLease);
         }
@@ -295,6 +298,7 @@ impl Pipeline {
             self.not_started(entry, ticket, permit, &[]);
             return Ok(Attempted::BackToGate);
         }
+        outgoing.must_be_sent_before(SendBefore { lease, hours: ticket.valid_until, clock: self.clock.clone() });
         failpoint::pass("attempt.ticket");
         // What does not count toward `give_up_after` is the time held since the first attempt.
         let held_ms = if number == 1 { 0 } else { record.held_ms + u64::try_from(held.as_millis()).unwrap_or(0) };
@@ -309,6 +313,8 @@ impl Pipeline {
             }
             Ok(Granted::Paused) => {
                 self.not_started(entry, ticket, permit, &[]);
+                // The gate has not heard of it, and would say the same again.
+                tokio::time::sleep(UNTIL_THE_GATE_KNOWS).await;
                 return Ok(Attempted::BackToGate);
             }
             Ok(Granted::Stale) => {
@@ -335,12 +341,18 @@ impl Pipeline {
         failpoint::pass("dispatch.replied");
         let redactor = Redactor::new(&outgoing.secrets);
         let (sent, mut judgement) = judge(entry, sent, self.clock.now()).await;
-        let at_once = authorisation.refused(entry, &sent.result, &mut judgement).await;
+        // Ours, and not the partner's: the attempt costs the delivery none of those that it may have.
+        let too_late = matches!(&sent.result, Err(fault) if fault.kind == SendFaultKind::TooLate);
+        let at_once = authorisation.refused(entry, &sent.result, &mut judgement).await || too_late;
         let judgement = masked(judgement, &redactor);
         let mut ended = self.attempt_end(number, &judgement, &sent, &outgoing, &redactor);
         ended.token_exchange = authorisation.exchange.map(|exchange| self.token_exchange(&exchange));
         telemetry::attempt_ended(&record.delivery, judgement.verdict, judgement.class);
-        permit.learn(&judgement, ended.status_code, took, self.clock.now());
+        if too_late {
+            permit.unused(self.clock.now());
+        } else {
+            permit.learn(&judgement, ended.status_code, took, self.clock.now());
+        }
         let began = clock::instant();
         self.record(record.delivery, started_at, held_ms, entry, judgement, ended, at_once).await;
         telemetry::stage("completion_commit", began.elapsed());

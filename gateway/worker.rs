@@ -51,6 +51,10 @@ struct Inner {
     /// Leads are taken, and nothing moves: see [`Worker::stand_by`].
     standing_by: AtomicBool,
     keep: Keep,
+    /// Held while the work of gateways that have gone is taken up.
+    taking_over: Arc<tokio::sync::Mutex<()>>,
+    /// It has to be tried again.
+    look_again: AtomicBool,
     /// What keeps the lease, on a store with several gateways.
     lease: Mutex<Option<tokio::task::AbortHandle>>,
     /// Bounds the leads that wait in memory; beyond it they are read again when their turn comes.
@@ -85,6 +89,8 @@ impl Worker {
             ready: watch::Sender::new(false),
             standing_by: AtomicBool::new(false),
             keep,
+            taking_over: Arc::default(),
+            look_again: AtomicBool::new(false),
             lease: Mutex::default(),
             fresh: Arc::new(Semaphore::new(FRESH_LEADS)),
             openings: Arc::new(Semaphore::new(OPENINGS)),
@@ -148,7 +154,17 @@ impl Worker {
     /// Keeps this gateway's lease, from its joining until its drain is over.
     pub fn keep_lease(&self) {
         if self.0.pipeline.store.is_shared() {
-            let lease = tokio::spawn(fleet::keep_lease(Arc::downgrade(&self.0)));
+            self.0.pipeline.lanes.share_among(self.0.pipeline.store.gateways());
+            let weak = Arc::downgrade(&self.0);
+            // Without a lease nothing is sent: it must be kept through faults of our own, too.
+            let lease = tokio::spawn(async move {
+                while tokio::spawn(fleet::keep_lease(weak.clone())).await.is_err() {
+                    tracing::error!(
+                        "the task that keeps the lease broke off, by a fault of the gateway's own; it begins anew"
+                    );
+                    tokio::time::sleep(BEGIN_ANEW).await;
+                }
+            });
             *self.0.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.abort_handle());
         }
     }

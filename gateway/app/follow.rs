@@ -18,13 +18,15 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What this gateway has in memory.
 struct Known {
     changes: Changes,
+    /// The version of a network that could not be used, told already.
+    refused: Option<u64>,
     paused: HashSet<(PausedKind, String)>,
 }
 
 /// Follows changes until the app is gone; through every failure of the store. `changes` is what was in force when the app
 /// was opened.
 pub(super) async fn follow(app: Weak<App>, changes: Changes) {
-    let mut known = Known { changes, paused: HashSet::new() };
+    let mut known = Known { changes, refused: None, paused: HashSet::new() };
     // What was paused before the first look is known to the gate; what is resumed from now on must be seen.
     let mut first = true;
     loop {
@@ -42,11 +44,23 @@ async fn look(app: &App, known: &mut Known, first: bool) -> anyhow::Result<()> {
     let pipeline = &app.pipeline;
     let now = pipeline.store.changes().await?;
     if now.network != known.changes.network {
-        app.reload().await?;
-        known.changes.network = now.network;
+        // One that cannot be used here is tried at every look: a secret's file may only be late on this machine.
+        if app.reload(known.refused != Some(now.network)).await? {
+            known.changes.network = now.network;
+        } else {
+            known.refused = Some(now.network);
+        }
     }
     if now.pauses != known.changes.pauses || first {
         let paused: HashSet<_> = pipeline.store.paused().await?.into_iter().collect();
+        if first {
+            // What was read at the start may have been resumed before this look.
+            for (kind, id) in pipeline.directory.network().pausable() {
+                if !paused.contains(&(kind, id.clone())) {
+                    pipeline.learn_paused(kind, &id, false);
+                }
+            }
+        }
         for (kind, id) in known.paused.difference(&paused) {
             pipeline.learn_paused(*kind, id, false);
         }
@@ -73,8 +87,9 @@ impl App {
         Ok(next(&self.version, &pipeline.store, changes, &pipeline.clock))
     }
 
-    /// Takes the network over as the store has it. One that this version cannot read is told, and the present one stays.
-    async fn reload(&self) -> anyhow::Result<()> {
+    /// Takes the network over as the store has it; whether it could be used. If not, the present one stays, and `tell` says
+    /// why.
+    async fn reload(&self, tell: bool) -> anyhow::Result<bool> {
         let _one_at_a_time = self.changing.lock().await;
         let pipeline = &self.pipeline;
         let version = self.next_version().await?;
@@ -87,12 +102,17 @@ impl App {
                 pipeline.directory.install(network);
                 pipeline.network_changed();
                 tracing::info!("the network was changed elsewhere, and is in force here");
+                Ok(true)
+            }
+            Err(faults) if !tell => {
+                tracing::debug!(network.faults = faults.len(), "the network cannot be used here yet");
+                Ok(false)
             }
             Err(faults) => {
                 let error = told("the network was changed elsewhere and cannot be used here", &faults);
-                tracing::error!("{error:#}; the one before stays in force");
+                tracing::error!("{error:#}; the one before stays in force until it can be");
+                Ok(false)
             }
         }
-        Ok(())
     }
 }

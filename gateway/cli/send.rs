@@ -182,7 +182,9 @@ fn show_response(outgoing: &Outgoing, sent: &Sent) {
             println!("HTTP {} after {} ms", reply.status, sent.timings.total);
             show_message(&headers, &body);
         }
-        Err(fault) if matches!(fault.kind, SendFaultKind::NotSent | SendFaultKind::NoToken) => {
+        Err(fault)
+            if matches!(fault.kind, SendFaultKind::NotSent | SendFaultKind::TooLate | SendFaultKind::NoToken) =>
+        {
             println!("NOT SENT: {}\n", fault.message);
         }
         Err(fault) => println!("no reply after {} ms: {}\n", sent.timings.total, fault.message),

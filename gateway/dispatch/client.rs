@@ -5,6 +5,7 @@
 //! | what happened | kind |
 //! |---|---|
 //! | the request is not one, the target is refused, no address, no connection, no TLS; or any trouble or time-out while the request could still be withdrawn | `NotSent` |
+//! | its time was over when it was about to be handed over (the lease, the hours) | `TooLate` |
 //! | handed over, and time ran out: before, in or after the head, or in the body | `Timeout` |
 //! | handed over, and the connection broke before the reply's head was whole | `Reset` |
 //! | the reply broke off in its body, could not be read, or was larger than we read | `Incomplete` |
@@ -134,7 +135,7 @@ fn admit(config: &DispatchConfig, outgoing: &Outgoing) -> Result<Admitted, NotAd
         return Err(NotAdmitted::HeadTooLarge(head));
     }
 
-    let (handover, body): (_, RequestBody) = Handover::of(&method, outgoing.body.clone(), outgoing.send_before);
+    let (handover, body): (_, RequestBody) = Handover::of(&method, outgoing.body.clone(), outgoing.send_before.clone());
     let mut request = Request::new(method, url);
     *request.headers_mut() = headers;
     *request.body_mut() = Some(Body::wrap(body));
@@ -206,12 +207,10 @@ async fn head(
     }
     match outcome {
         Some(Ok(response)) => Ok(response),
-        Some(Err(_)) if handover.is_too_late() => {
-            Err(fault(SendFaultKind::NotSent, "not sent: this gateway's lease on its deliveries had ended".to_owned()))
-        }
-        Some(Err(error)) if handover.withdraw() => {
-            Err(fault(SendFaultKind::NotSent, format!("not sent, {}: {}", watch.stage(), root_cause(&error))))
-        }
+        Some(Err(error)) if handover.withdraw() => Err(match handover.withdrawn_too_late() {
+            Some(why) => fault(SendFaultKind::TooLate, format!("not sent: {why}")),
+            None => fault(SendFaultKind::NotSent, format!("not sent, {}: {}", watch.stage(), root_cause(&error))),
+        }),
         Some(Err(error)) => Err(lost(&error)),
         None => Err(fault(SendFaultKind::Timeout, format!("no reply within {:?}", transport.timeout))),
     }

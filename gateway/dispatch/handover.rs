@@ -23,13 +23,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use reqwest::Method;
 
-use crate::{clock, failpoint};
+use crate::failpoint;
+use crate::model::exchange::SendBefore;
 
 const WAITING: u8 = 0;
 const HANDED_OVER: u8 = 1;
@@ -39,8 +39,8 @@ const WITHDRAWN: u8 = 2;
 #[derive(Debug, Clone)]
 pub(super) struct Handover {
     stands: Arc<AtomicU8>,
-    /// From then on it can only be withdrawn.
-    before: Option<Instant>,
+    /// After that it can only be withdrawn.
+    before: Option<Arc<SendBefore>>,
 }
 
 /// hyper's end: the body of the request.
@@ -60,8 +60,8 @@ pub(super) struct Withdrawn;
 impl Handover {
     /// A body for the request, and the handle to withdraw it; where there is a `before`, it is handed over before then or
     /// not at all.
-    pub(super) fn of(method: &Method, content: Bytes, before: Option<Instant>) -> (Self, RequestBody) {
-        let handover = Self { stands: Arc::new(AtomicU8::new(WAITING)), before };
+    pub(super) fn of(method: &Method, content: Bytes, before: Option<SendBefore>) -> (Self, RequestBody) {
+        let handover = Self { stands: Arc::new(AtomicU8::new(WAITING)), before: before.map(Arc::new) };
         let says_empty = content.is_empty() && *method != Method::GET;
         (handover.clone(), RequestBody { content, says_empty, handover })
     }
@@ -80,13 +80,17 @@ impl Handover {
 
     /// hyper is about to write it.
     fn hand_over(&self) -> bool {
-        let too_late = self.before.is_some_and(|before| clock::instant() >= before);
-        self.move_to(if too_late { WITHDRAWN } else { HANDED_OVER }) == HANDED_OVER
+        let wanted = if self.too_late().is_some() { WITHDRAWN } else { HANDED_OVER };
+        self.move_to(wanted) == HANDED_OVER
     }
 
-    /// Whether it was withdrawn because its time was over.
-    pub(super) fn is_too_late(&self) -> bool {
-        self.is_withdrawn() && self.before.is_some_and(|before| clock::instant() >= before)
+    /// Why it was withdrawn, where that was because its time was over.
+    pub(super) fn withdrawn_too_late(&self) -> Option<&'static str> {
+        self.too_late().filter(|_| self.is_withdrawn())
+    }
+
+    fn too_late(&self) -> Option<&'static str> {
+        self.before.as_ref().and_then(|before| before.is_over())
     }
 
     fn is_withdrawn(&self) -> bool {
@@ -126,17 +130,21 @@ mod tests {
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::clock::{self, Clock};
 
     /// What a server gets to see of a request that is withdrawn in the last moment: after hyper took it, before it
     /// asked the body. The same as withdrawing it before all, for hyper.
-    async fn seen_of_withdrawn(method: Method, content: Bytes, before: Option<Instant>) -> (Vec<u8>, bool) {
+    async fn seen_of_withdrawn(method: Method, content: Bytes, before: Option<SendBefore>) -> (Vec<u8>, bool) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/leads?name=Ada", listener.local_addr().unwrap());
         let client = Client::builder().no_proxy().http1_only().build().unwrap();
+        let in_time = before.is_none();
         let (handover, body) = Handover::of(&method, content, before);
-        if before.is_none() {
+        if in_time {
             assert!(handover.withdraw(), "nothing has asked yet");
         }
         let mut request = Request::new(method, url.parse().unwrap());
@@ -161,7 +169,10 @@ mod tests {
             (Method::POST, Bytes::from_static(b"{}")),
             (Method::POST, large),
         ] {
-            for before in [None, Some(clock::instant())] {
+            let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+            let end = |lease, hours| Some(SendBefore { lease, hours, clock: clock.clone() });
+            let lease_over = end(Some(clock::instant()), Timestamp::MAX);
+            for before in [None, lease_over, end(None, Timestamp::UNIX_EPOCH)] {
                 let (seen, withdrawn) = seen_of_withdrawn(method.clone(), content.clone(), before).await;
                 assert!(withdrawn, "{method}");
                 assert_eq!(seen, b"", "{method}");

@@ -3,8 +3,10 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::clock::{self, Clock};
 /// A rendered request, ready to be sent, with the masked twin that may be stored.
 #[derive(Clone)]
 pub struct Outgoing {
@@ -22,17 +24,39 @@ pub struct Outgoing {
     pub secrets: Vec<String>,
     /// The same request to the endpoint's `backup_url`.
     pub backup: Option<Box<Outgoing>>,
-    /// From this instant on not a byte of it may be sent: others may have taken its delivery over.
-    pub send_before: Option<Instant>,
+    /// What ends before a byte of it may no longer be sent.
+    pub send_before: Option<SendBefore>,
+}
+
+/// Until when a request may be handed over; looked at right before its first byte.
+#[derive(Debug, Clone)]
+pub struct SendBefore {
+    /// The gateway's lease on the delivery, where there is one: others may have it afterwards.
+    pub lease: Option<Instant>,
+    /// The partner's hours, and the period whose places it has taken, by the clock beside it.
+    pub hours: Timestamp,
+    /// The clock that hours go by.
+    pub clock: Clock,
+}
+
+impl SendBefore {
+    /// Why it may not be sent any more, if so.
+    #[must_use]
+    pub fn is_over(&self) -> Option<&'static str> {
+        if self.lease.is_some_and(|lease| clock::instant() >= lease) {
+            return Some("this gateway's lease on its deliveries had ended");
+        }
+        (self.clock.now() >= self.hours).then_some("the hours or the period it was admitted in had ended")
+    }
 }
 
 impl Outgoing {
-    /// Not a byte of it, nor of its backup, may be sent from this instant on.
-    pub fn must_be_sent_before(&mut self, instant: Option<Instant>) {
-        self.send_before = instant;
+    /// Not a byte of it, nor of its backup, may be sent after that.
+    pub fn must_be_sent_before(&mut self, end: SendBefore) {
         if let Some(backup) = &mut self.backup {
-            backup.send_before = instant;
+            backup.send_before = Some(end.clone());
         }
+        self.send_before = Some(end);
     }
 
     /// Adds a header whose value is a secret: masked in what is stored, and wherever a reply echoes it.
@@ -127,6 +151,8 @@ pub struct SendFault {
 pub enum SendFaultKind {
     /// No byte of the request was handed to a socket: DNS, vetting, connect, TLS.
     NotSent,
+    /// None either, for it was too late for it when its turn came (see [`SendBefore`]): no fault of the partner's.
+    TooLate,
     /// None either, for the access token that it needs was refused.
     NoToken,
     /// No whole reply in time.

@@ -61,6 +61,9 @@ pub async fn deliver(
     let (first, second) = if backup_first { (*backup, outgoing) } else { (outgoing, *backup) };
     let sent = dispatcher.send(&entry.transport, &first).await;
     let not_sent = |sent: &Sent| matches!(&sent.result, Err(fault) if fault.kind == SendFaultKind::NotSent);
+    if matches!(&sent.result, Err(fault) if fault.kind == SendFaultKind::TooLate) {
+        return (first, sent);
+    }
     if !not_sent(&sent) {
         if let (Some(lane), false) = (lane, backup_first) {
             lane.reached(true);

@@ -152,5 +152,5 @@ impl Fleet {
 
 /// The end of a lease that was asked for at `asked`: no later than the database has it, whose clock looked later.
 pub(super) fn lease_from(asked: Instant) -> Instant {
-    asked + (LEASE - MARGIN)
+    asked + LEASE.saturating_sub(MARGIN)
 }

@@ -13,6 +13,7 @@ mod deliveries;
 mod fleet;
 mod found;
 mod leads;
+mod mark;
 mod migrate;
 mod places;
 mod recovery;
@@ -50,6 +51,8 @@ const PROBE: &str = "INSERT INTO meta (key, value) VALUES ('probe', convert_to(r
      ON CONFLICT (key) DO UPDATE SET value = excluded.value";
 /// A probe that takes longer has failed.
 const PROBE_WITHIN: Duration = Duration::from_secs(4);
+/// Sessions that are kept for the lease, the probe, and looks for changes.
+const VITAL: usize = 2;
 /// How often the database is asked for its size.
 const SIZE_EVERY: Duration = Duration::from_mins(1);
 
@@ -58,6 +61,8 @@ pub(super) struct Postgres {
     pub(super) fleet: Arc<Fleet>,
     address: Address,
     sessions: Pool,
+    /// For the lease, and for what is asked to know how the database is: never behind those who use it.
+    vital: Pool,
     searches: Arc<Semaphore>,
     writer: Writer,
     /// Keys the look-up hashes, so that the tables do not hold guessable hashes of personal data.
@@ -100,6 +105,7 @@ impl Postgres {
 
         let readers = options.readers.max(SEARCHERS_PART);
         let sessions = session::pool(&address, &promise, readers).map_err(|why| address.refused(why))?;
+        let vital = session::pool(&address, &promise, VITAL).map_err(|why| address.refused(why))?;
         let size = Arc::new(AtomicU64::new(0));
         let sizing = tokio::spawn(keep_size(sessions.clone(), Arc::clone(&size))).abort_handle();
         let fleet = Arc::new(Fleet::new(Clock::system().uuid()));
@@ -108,6 +114,7 @@ impl Postgres {
             fleet,
             address,
             sessions,
+            vital,
             searches: Arc::new(Semaphore::new(readers / SEARCHERS_PART)),
             writer,
             lookup_key,
@@ -119,6 +126,11 @@ impl Postgres {
     /// A session for a read or a rare write.
     pub(in crate::store) async fn session(&self) -> Result<Object, StoreError> {
         self.sessions.get().await.map_err(StoreError::from)
+    }
+
+    /// A session for the lease and the like.
+    pub(in crate::store) async fn vital_session(&self) -> Result<Object, StoreError> {
+        self.vital.get().await.map_err(StoreError::from)
     }
 
     /// As [`Postgres::session`], for what may have to look at many rows.
@@ -136,7 +148,7 @@ impl Postgres {
     pub(super) async fn probe(&self, bytes: u32) -> Result<(), StoreError> {
         let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
         let written = async {
-            let session = self.session().await?;
+            let session = self.vital_session().await?;
             session.execute(PROBE, &[&bytes]).await?;
             Ok::<(), StoreError>(())
         };
@@ -170,6 +182,7 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.sizing.abort();
         self.sessions.close();
+        self.vital.close();
     }
 }
 

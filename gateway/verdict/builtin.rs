@@ -34,7 +34,7 @@ impl Meaning {
     /// Only what was surely not sent may be sent again (promise 4).
     pub(super) fn of_send_fault(fault: &SendFault) -> Self {
         let (verdict, class) = match fault.kind {
-            SendFaultKind::NotSent => (Verdict::Retryable, Class::NotSent),
+            SendFaultKind::NotSent | SendFaultKind::TooLate => (Verdict::Retryable, Class::NotSent),
             SendFaultKind::NoToken => (Verdict::Retryable, Class::Configuration),
             SendFaultKind::Timeout => (Verdict::Unknown, Class::Timeout),
             SendFaultKind::Reset => (Verdict::Unknown, Class::Reset),

@@ -23,7 +23,11 @@ pub(super) async fn keep_house(inner: Weak<Inner>, mut stop: watch::Receiver<boo
         {
             let Some(inner) = inner.upgrade() else { return };
             if tidy_in == 0 {
-                tidy_in = if tidy(&inner).await { TIDY_EVERY } else { TIDY_AGAIN };
+                // A stop need not wait for it: what is left is done another time.
+                tidy_in = tokio::select! {
+                    done = tidy(&inner) => if done { TIDY_EVERY } else { TIDY_AGAIN },
+                    _ = stop.wait_for(|stop| *stop) => return,
+                };
             }
             tidy_in -= 1;
             telemetry::upkeep();

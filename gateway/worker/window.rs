@@ -166,7 +166,8 @@ impl Window {
         for which in [Which::Due, Which::Ready] {
             let in_hand = self.in_hand.len();
             let side = self.side(which);
-            if side.more && side.items.len() <= side.capacity / 4 {
+            // Without a boundary nobody can say what of the store is here: it is read at once.
+            if side.more && (side.boundary.is_none() || side.items.len() <= side.capacity / 4) {
                 side.missed = None;
                 let refill = Refill { which, after: side.boundary, limit: side.capacity + in_hand };
                 self.left = Some(HashSet::new());

@@ -41,8 +41,10 @@ const KILLS: usize = 32;
 const SEED: u64 = 4;
 /// Sources that post at the same time.
 const SOURCES: usize = 10;
-/// Each of them posts about so often.
+/// Each of them posts about so often; to several gateways, whose deaths take longer, more seldom, so that what waits in the
+/// end is not more than partners take in a minute.
 const PACE: Duration = Duration::from_millis(70);
+const PACE_ON_POSTGRES: Duration = Duration::from_millis(300);
 /// Longest wait for an armed point to be passed; whoever has not passed it by then is killed where it is.
 const ARMED_FOR: Duration = Duration::from_secs(6);
 
@@ -120,6 +122,8 @@ fn schedule(seed: u64, kills: usize, gateways: usize) -> Vec<Death> {
 /// The fleet under fire, and how its books are opened.
 struct Front {
     fleet: Fleet,
+    /// How often each source posts.
+    pace: Duration,
     /// A staff token, made once a gateway is up.
     token: Box<dyn Fn() -> String>,
     /// The counts of places, and what they are when they are counted again; with all gateways stopped.
@@ -205,6 +209,7 @@ fn on_sqlite(world: &Arc<World>) -> Front {
     let starter: Starter = Box::new(move |_| starting.command(&["serve"]));
     Front {
         fleet: Fleet::new(1, world.path("log"), starter),
+        pace: PACE,
         token: Box::new(move || telling.new_token("tester", "admin")),
         recount: Box::new(move || {
             let data = counting.path("data");
@@ -225,6 +230,7 @@ fn on_postgres(network: &str, servers: &Arc<(Postgres, Redis)>) -> Front {
     let (starting, telling) = (Arc::clone(&world), Arc::clone(&world));
     Front {
         fleet: Fleet::new(ON_POSTGRES, world.path("log"), Box::new(move |_| starting.command(&["serve"]))),
+        pace: PACE_ON_POSTGRES,
         token: Box::new(move || telling.new_token("tester", "admin")),
         recount: Box::new(move || {
             let url = url.clone();
@@ -253,7 +259,7 @@ where
     let fleet = &mut front.fleet;
     fleet.start_all().await;
     let token = (front.token)();
-    let sources = Sources::start(SOURCES, PACE, seed, &fleet.addresses);
+    let sources = Sources::start(SOURCES, front.pace, seed, &fleet.addresses);
     let mut dice = Dice::new(seed, "victims");
     let (mut died, mut by_name): (Vec<Timestamp>, BTreeMap<_, usize>) = (Vec::new(), BTreeMap::new());
     for death in schedule(seed, kills, fleet.size()) {

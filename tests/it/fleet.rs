@@ -254,7 +254,12 @@ async fn what_one_gateway_is_told_governs_the_others_within_a_second() {
     assert_eq!(one.act("/v1/contracts/takes/pause", &json!({})).await.status, 200);
     let held = other.post(&lead("b@example.com")).await.at("/lead_id");
     let path = format!("/v1/leads/{held}");
-    other.eventually(&path, |lead| text_at(lead, "/deliveries/0/held/reason") == "paused").await;
+    // Where the other gateway had not heard of it yet, the lead was offered, and waits in a second delivery.
+    let waits = |lead: &Value| {
+        let last = lead["deliveries"].as_array().and_then(|all| all.last()).cloned().unwrap_or_default();
+        text_at(&last, "/held/reason") == "paused"
+    };
+    other.eventually(&path, waits).await;
     assert_eq!(takes.count(), 1);
     assert_eq!(one.act("/v1/contracts/takes/resume", &json!({})).await.status, 200);
     let resumed = clock::instant();
@@ -380,4 +385,28 @@ async fn a_partner_sees_no_more_open_requests_from_two_gateways_than_its_concurr
     for gateway in gateways {
         gateway.finish().await;
     }
+}
+
+#[tokio::test]
+async fn what_a_command_makes_is_delivered_by_a_gateway_that_runs_or_by_the_next_that_starts() {
+    let shared = Shared::start();
+    let takes = Stub::start(Behaviour::ok(OK)).await;
+    let world = shared.world(&buyer("takes", &takes.url("/"), "", "", ""));
+    let gateway = world.start().await;
+    let sold = gateway.post_and_wait(&lead("again@example.com")).await.at("/lead_id");
+    let delivery = text_at(&gateway.lead(&sold).await, "/deliveries/0/id");
+    let again = || {
+        let output = world.run(&["redeliver", &delivery, "--reason", "the partner lost it"]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    again();
+    takes.wait_for_more_requests(2, TAKEOVER).await;
+    gateway.stop().await;
+    again();
+    let gateway = world.start().await;
+    takes.wait_for_more_requests(3, TAKEOVER).await;
+    let done = |lead: &Value| lead["deliveries"].as_array().is_some_and(|all| all.len() == 3);
+    gateway.eventually(&format!("/v1/leads/{sold}"), done).await;
+    gateway.eventually("/v1/deliveries?state=sending", |page| page["items"] == json!([])).await;
+    gateway.finish().await;
 }

@@ -7,21 +7,26 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use lead_gateway::clock::{self, Clock};
 use lead_gateway::gate::memory::MemoryGate;
 use lead_gateway::gate::rules::{GateRules, PartnerRules};
-use lead_gateway::gate::{Answer, AsOf, Gate, Ticket, limits};
+use lead_gateway::gate::{Answer, AsOf, Gate, RedisGate, Servers, Settings, Ticket, limits};
 use lead_gateway::model::contract::Contract;
 use lead_gateway::model::delivery::{DeliveryState, Verdict};
 use lead_gateway::model::id::{ContractId, DeliveryId, LeadId};
 use lead_gateway::model::limit::{Limits, OwnerKind, Place, PlaceKey};
 use lead_gateway::model::partner::Partner;
+use lead_gateway::pipeline::StoreTruth;
 use lead_gateway::store::{Accept, Accepted, Change, Granted, LeadStep, Step, Stepped, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use crate::servers::redis::Redis;
 use crate::store::suite::{Case, end};
 
 /// Partners: their zones and limits (daily, monthly, total).
@@ -81,7 +86,6 @@ enum Kind {
     /// It lives as long as its process.
     LivesAndDies,
     /// It stands outside, and may lose all it knew at any moment.
-    #[allow(dead_code, reason = "for a gate outside of the process")]
     Forgets,
 }
 
@@ -98,11 +102,13 @@ enum Act {
     End(usize, u8),
     /// Somebody asks the store for its counts, to tell the gate later.
     Ask,
+    /// All that is on its way arrives, the latest first or last, and gate and store are compared.
+    Quiet(bool),
     /// Time passes, minutes.
     Pass(i64),
     /// The gateway dies, and another one starts.
     Crash,
-    /// The gate loses all it knew, with everything on its way.
+    /// The gate loses all it knew.
     Forget,
 }
 
@@ -112,7 +118,8 @@ fn acts(kind: Kind) -> impl Strategy<Value = Vec<Act>> {
         8 => any::<usize>().prop_map(Act::Take),
         14 => any::<usize>().prop_map(Act::Arrive),
         5 => (any::<usize>(), any::<u8>()).prop_map(|(which, how)| Act::End(which, how)),
-        2 => Just(Act::Ask),
+        4 => Just(Act::Ask),
+        2 => any::<bool>().prop_map(Act::Quiet),
         2 => prop_oneof![0..90_i64, 300..2_000_i64].prop_map(Act::Pass),
         1 => Just(Act::Crash),
         u32::from(kind == Kind::Forgets) => Just(Act::Forget),
@@ -151,6 +158,7 @@ enum Flight {
 struct World {
     disk: Disk,
     case: Case,
+    history: usize,
     gate: Gate,
     deliveries: Vec<Delivery>,
     flights: Vec<Flight>,
@@ -175,24 +183,37 @@ fn places(contract: usize, now: Timestamp) -> Vec<Place> {
     partner.into_iter().chain(of(OwnerKind::Contract, own, own_limits)).collect()
 }
 
-/// Runs histories. `make` gives a gate that has these rules and no counts.
-fn run<F, Fut>(disk: fn() -> Disk, kind: Kind, make: F)
+/// What a gate is made with: its rules, the store that it may ask, its clock, and the number of its history.
+struct Start {
+    rules: Rules,
+    store: Store,
+    clock: Clock,
+    history: usize,
+}
+
+/// Runs histories. `make` gives the gate of a process that starts, with these rules; `forget` takes from a gate outside of
+/// the process what it knew.
+fn run<F, Fut>(disk: fn() -> Disk, kind: Kind, make: F, forget: impl Fn())
 where
-    F: Fn(Rules) -> Fut,
+    F: Fn(Start) -> Fut,
     Fut: Future<Output = Gate>,
 {
+    let history = AtomicUsize::new(0);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut runner = TestRunner::new(Config { cases: 30, failure_persistence: None, ..Config::default() });
     runner
         .run(&acts(kind), |acts| {
             runtime.block_on(async {
-                let mut world = World::new(disk(), &make).await;
+                let mut world = World::new(disk(), history.fetch_add(1, Ordering::Relaxed), &make).await;
                 for act in &acts {
-                    world.act(act, &make).await;
+                    if matches!(act, Act::Forget) {
+                        forget();
+                    }
+                    world.act(act, kind, &make).await;
                 }
-                world.be_quiet(kind).await;
-                world.act(&Act::Crash, &make).await;
-                world.be_quiet(kind).await;
+                world.be_quiet(kind, false).await;
+                world.act(&Act::Crash, kind, &make).await;
+                world.be_quiet(kind, false).await;
             });
             Ok(())
         })
@@ -200,21 +221,21 @@ where
 }
 
 impl World {
-    async fn new<F, Fut>(disk: Disk, make: &F) -> Self
+    async fn new<F, Fut>(disk: Disk, history: usize, make: &F) -> Self
     where
-        F: Fn(Rules) -> Fut,
+        F: Fn(Start) -> Fut,
         Fut: Future<Output = Gate>,
     {
         let case = disk.case();
         case.clock.set(BEGIN.parse().unwrap());
-        let gate = make(rules()).await;
+        let gate = make(start(&case, history)).await;
         let (deliveries, flights, taken, keys) = Default::default();
-        Self { disk, case, gate, deliveries, flights, taken, keys }
+        Self { disk, case, history, gate, deliveries, flights, taken, keys }
     }
 
-    async fn act<F, Fut>(&mut self, act: &Act, make: &F)
+    async fn act<F, Fut>(&mut self, act: &Act, kind: Kind, make: &F)
     where
-        F: Fn(Rules) -> Fut,
+        F: Fn(Start) -> Fut,
         Fut: Future<Output = Gate>,
     {
         match act {
@@ -228,9 +249,10 @@ impl World {
             }
             Act::End(n, how) => self.end(*n, *how).await,
             Act::Ask => self.ask().await,
+            Act::Quiet(latest_first) => self.be_quiet(kind, *latest_first).await,
             Act::Pass(minutes) => self.case.pass(SignedDuration::from_mins(*minutes)),
             Act::Crash => self.crash(make).await,
-            Act::Forget => self.gate = make(rules()).await,
+            Act::Forget => {}
         }
     }
 
@@ -268,8 +290,8 @@ impl World {
             true => self.gate.take(&id(contract), now, false).await,
             false => self.gate.take_again(&id(contract), now, &owned).await,
         };
-        // It may refuse without a reason; what it lets through it must describe well.
-        if let Answer::Open(ticket) = answer.unwrap() {
+        // It may refuse without a reason, and one outside may fail to answer; what it lets through it must describe well.
+        if let Ok(Answer::Open(ticket)) = answer {
             assert_eq!(ticket.places, places(contract, now));
             self.deliveries[n].busy = true;
             self.flights.push(Flight::Ticket { delivery: n, ticket });
@@ -289,15 +311,15 @@ impl World {
             }
             Flight::Granted { delivery, ticket, earlier } => {
                 self.gate.made(&ticket);
-                self.settle(earlier).await;
+                self.settle(earlier);
                 self.deliveries[delivery].busy = false;
             }
-            Flight::GivenBack(keys) => self.settle(keys).await,
+            Flight::GivenBack(keys) => self.settle(keys),
             Flight::Counts { counts, as_of } => self.gate.reconcile(&counts, as_of).await,
         }
     }
 
-    async fn settle(&self, keys: Vec<PlaceKey>) {
+    fn settle(&self, keys: Vec<PlaceKey>) {
         if !keys.is_empty() {
             let places: Vec<Place> = keys.into_iter().map(|key| Place { key, limit: None }).collect();
             self.gate.settle(&places, true);
@@ -398,15 +420,16 @@ impl World {
 
     /// Asks the store, as of now.
     async fn ask(&mut self) {
-        let as_of = self.gate.as_of(&[]).await;
-        let counts = self.case.store().places(self.keys.iter().cloned().collect()).await.unwrap();
+        let keys: Vec<PlaceKey> = self.keys.iter().cloned().collect();
+        let as_of = self.gate.as_of(&keys).await;
+        let counts = self.case.store().places(keys).await.unwrap();
         self.flights.push(Flight::Counts { counts, as_of });
     }
 
     /// The process dies: what was on its way is lost, what was committed is not.
     async fn crash<F, Fut>(&mut self, make: &F)
     where
-        F: Fn(Rules) -> Fut,
+        F: Fn(Start) -> Fut,
         Fut: Future<Output = Gate>,
     {
         let now = self.case.now();
@@ -415,7 +438,7 @@ impl World {
         self.case.clock.set(now);
         self.flights.clear();
         self.deliveries.iter_mut().for_each(|one| one.busy = false);
-        self.gate = make(rules()).await;
+        self.gate = make(start(&self.case, self.history)).await;
         self.compare().await;
         // As a start does: counts first, then what was open.
         let as_of = self.gate.as_of(&[]).await;
@@ -440,9 +463,9 @@ impl World {
     /// All that is on its way arrives. Then a gate keeps nobody waiting for nothing, and once it is told the counts, it
     /// has exactly what the store has left. (Before that it may have too few counted: of a place given back while
     /// somebody asked the store it may hear twice. The store refuses what it then lets through.)
-    async fn be_quiet(&mut self, kind: Kind) {
+    async fn be_quiet(&mut self, kind: Kind, latest_first: bool) {
         while !self.flights.is_empty() {
-            let flight = self.flights.remove(0);
+            let flight = self.flights.remove(if latest_first { self.flights.len() - 1 } else { 0 });
             self.arrive(flight).await;
         }
         self.compare().await;
@@ -453,24 +476,40 @@ impl World {
                 assert!(gate >= left, "{name} has {left:?} left, and the gate lets through {gate:?}");
             }
         }
+        let began = clock::instant();
+        while let Err(wrong) = self.agrees(now).await {
+            // A gate outside hears some of it behind everybody's back.
+            assert!(kind == Kind::Forgets && began.elapsed() < Duration::from_secs(30), "{wrong}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Tells the gate the counts; whether it then lets through exactly what is left.
+    async fn agrees(&mut self, now: Timestamp) -> Result<(), String> {
+        self.gate.flush().await;
         self.ask().await;
         while let Some(flight) = self.flights.pop() {
             self.arrive(flight).await;
         }
         for (contract, (name, ..)) in CONTRACTS.iter().enumerate() {
             let left = self.left(contract);
-            assert_eq!(self.gate.left(&id(contract), now).unwrap(), left, "{name}");
             let mut tickets = Vec::new();
-            while let Answer::Open(ticket) = self.gate.take(&id(contract), now, false).await.unwrap() {
+            while let Ok(Answer::Open(ticket)) = self.gate.take(&id(contract), now, false).await {
                 tickets.push(ticket);
                 assert!(tickets.len() <= 100, "a limit that does not hold");
             }
-            assert_eq!(Some(tickets.len() as u64), left, "{name}");
             for ticket in &tickets {
                 self.gate.hand_back(ticket, &[]);
             }
-            assert_eq!(self.gate.left(&id(contract), now).unwrap(), left, "{name}");
+            if Some(tickets.len() as u64) != left {
+                return Err(format!("{name} has {left:?} left, and the gate lets {} through", tickets.len()));
+            }
+            let again = self.gate.left(&id(contract), now).unwrap();
+            if again != left {
+                return Err(format!("{name} has {left:?} left, and the gate says {again:?}"));
+            }
         }
+        Ok(())
     }
 
     /// How many more a contract may have now, by the model.
@@ -504,11 +543,38 @@ fn sqlite_in(dir: Arc<tempfile::TempDir>) -> Disk {
     }
 }
 
+fn start(case: &Case, history: usize) -> Start {
+    Start { rules: rules(), store: case.store(), clock: case.clock.clone(), history }
+}
+
 #[test]
 fn however_it_goes_the_memory_gate_lets_through_exactly_what_the_store_on_sqlite_has_left() {
-    run(sqlite, Kind::LivesAndDies, async |rules| {
+    let make = async |start: Start| {
         let gate = Gate::Memory(MemoryGate::new());
-        gate.install(rules, 1).await;
+        gate.install(start.rules, 1).await;
         gate
-    });
+    };
+    run(sqlite, Kind::LivesAndDies, make, || {});
+}
+
+#[test]
+fn however_it_goes_the_redis_gate_lets_through_exactly_what_the_store_on_sqlite_has_left() {
+    let redis = Redis::start();
+    let make = async |start: Start| {
+        let settings = Settings {
+            servers: Servers::One(redis.url()),
+            username: None,
+            password: None,
+            ca_pem: None,
+            // What one history leaves is nothing to the next; what a crash leaves is there.
+            prefix: format!("history{}", start.history),
+            call_timeout: Duration::from_secs(20),
+            reconcile_every: Duration::from_millis(50),
+        };
+        let truth = Arc::new(StoreTruth::new(start.store, Arc::new(AtomicU64::new(1))));
+        let gate = Gate::Redis(Box::new(RedisGate::open(settings, truth, start.clock).await.unwrap()));
+        gate.install(start.rules, 1).await;
+        gate
+    };
+    run(sqlite, Kind::Forgets, make, || drop(redis.command(&["FLUSHALL"])));
 }

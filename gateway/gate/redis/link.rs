@@ -180,7 +180,13 @@ impl Link {
                         continue;
                     }
                 }
-                pause = if up.since.elapsed() < STOOD { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
+                if up.since.elapsed() < STOOD {
+                    // One that answers just well enough to be called well is not asked again and again.
+                    tokio::time::sleep(pause.mul_f64(0.5 + clock::draw() / 2.0)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                } else {
+                    pause = FIRST_PAUSE;
+                }
             }
             if self.up.load().is_some() {
                 continue;

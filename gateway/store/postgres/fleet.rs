@@ -23,8 +23,7 @@ const ANY_LIVING: &str =
     "SELECT token FROM gateway WHERE owner = token AND until > clock_timestamp() ORDER BY random() LIMIT 1";
 const ENTER: &str = "INSERT INTO gateway (token, name, gate, until, owner)
      VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 ms', $1)";
-const RENEW: &str =
-    "UPDATE gateway SET until = clock_timestamp() + $2 * interval '1 ms' WHERE token = $1 AND owner = $1";
+const RENEW: &str = "UPDATE gateway SET until = clock_timestamp() + $2 * interval '1 ms' WHERE token = $1 AND owner = $1 AND until > '-infinity'";
 /// Those whose owner has no lease any more, or was forgotten.
 const ADOPT: &str = "UPDATE gateway SET owner = $1 WHERE owner <> $1 AND NOT EXISTS (
      SELECT 1 FROM gateway other WHERE other.token = gateway.owner AND other.until > clock_timestamp())";
@@ -33,7 +32,8 @@ const EVERYBODY: &str = "SELECT token, owner = $1, owner = token AND until > clo
             owner <> $1 AND NOT EXISTS (
                 SELECT 1 FROM gateway other WHERE other.token = gateway.owner AND other.until > clock_timestamp())
      FROM gateway ORDER BY started_at";
-const LEAVE: &str = "UPDATE gateway SET until = clock_timestamp() WHERE token = $1";
+/// For good: a heartbeat that is still on its way finds nothing to renew.
+const LEAVE: &str = "UPDATE gateway SET until = '-infinity' WHERE token = $1";
 
 const ALONE: &str = "memory";
 const SHARED: &str = "shared";
@@ -42,7 +42,7 @@ impl Postgres {
     pub(in crate::store) async fn join(&self, newcomer: &Newcomer) -> Result<Joined, StoreError> {
         let token = self.fleet.member().token;
         let asked = clock::instant();
-        let mut session = self.session().await?;
+        let mut session = self.vital_session().await?;
         let tx = session.transaction().await?;
         tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
         let living = tx.query(LIVING, &[]).await?;
@@ -50,7 +50,7 @@ impl Postgres {
             return Ok(Joined::Taken(living.iter().map(|row| row.get(0)).collect()));
         }
         enter(&tx, token, newcomer).await?;
-        tx.execute(ADOPT, &[&token]).await?;
+        // Nothing is adopted yet: after an outage of the database those who live must have the time to say so.
         let everybody = tx.query(EVERYBODY, &[&token]).await?;
         tx.commit().await?;
         self.fleet.joined_as.store(Some(Arc::new(newcomer.clone())));
@@ -59,7 +59,7 @@ impl Postgres {
     }
 
     pub(in crate::store) async fn attend(&self, name: &str) -> Result<bool, StoreError> {
-        let session = self.session().await?;
+        let session = self.vital_session().await?;
         let living = session.query_opt(ANY_LIVING, &[]).await?;
         let own = self.fleet.member();
         if let Some(row) = &living {
@@ -78,22 +78,23 @@ impl Postgres {
         let asked = clock::instant();
         // After an outage of the database every lease has ended, and whoever comes first must not take all.
         let lapsed = before.until.is_none_or(|until| until <= asked);
-        let session = self.session().await?;
+        let mut session = self.vital_session().await?;
         if session.execute(RENEW, &[&before.token, &millis()]).await? == 0 {
             drop(session);
             return self.be_reborn().await;
         }
-        let mut everybody = session.query(EVERYBODY, &[&before.token]).await?;
-        drop(session);
+        let everybody = session.query(EVERYBODY, &[&before.token]).await?;
+        // What was renewed holds, whatever becomes of the rest.
+        let mut now = member(before.token, &everybody, asked);
+        self.fleet.set(now.clone());
         if !lapsed && everybody.iter().any(|row| row.get(3)) {
-            let mut session = self.session().await?;
             let tx = session.transaction().await?;
             tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
             tx.execute(ADOPT, &[&before.token]).await?;
-            everybody = tx.query(EVERYBODY, &[&before.token]).await?;
+            let everybody = tx.query(EVERYBODY, &[&before.token]).await?;
             tx.commit().await?;
+            now = member(before.token, &everybody, asked);
         }
-        let now = member(before.token, &everybody, asked);
         let adopted = now.owned.iter().filter(|token| !before.owned.contains(token)).count();
         self.fleet.set(now);
         Ok(Heartbeat { adopted, reborn: false })
@@ -104,9 +105,16 @@ impl Postgres {
         let Some(newcomer) = self.fleet.joined_as.load_full() else { return Ok(Heartbeat::default()) };
         let token = Clock::system().uuid();
         let asked = clock::instant();
-        let mut session = self.session().await?;
+        let mut session = self.vital_session().await?;
         let tx = session.transaction().await?;
         tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
+        let living = tx.query(LIVING, &[]).await?;
+        if !living.is_empty() && (newcomer.alone || living.iter().any(|row| row.get::<_, &str>(1) == ALONE)) {
+            return Err(StoreError::Failed(
+                "another gateway has taken this store over, and gates of their own do not go together; stop one of them"
+                    .to_owned(),
+            ));
+        }
         enter(&tx, token, &newcomer).await?;
         let everybody = tx.query(EVERYBODY, &[&token]).await?;
         tx.commit().await?;
@@ -118,7 +126,7 @@ impl Postgres {
         // A command works under another's token, and has no lease to give up.
         if self.fleet.joined_as.load().is_some() {
             let token = self.fleet.member().token;
-            self.session().await?.execute(LEAVE, &[&token]).await?;
+            self.vital_session().await?.execute(LEAVE, &[&token]).await?;
         }
         Ok(())
     }

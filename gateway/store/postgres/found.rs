@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use tokio_postgres::{Client, Error, Row, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, Error, Row, Statement};
 use uuid::Uuid;
 
 use super::writer::Work;
@@ -160,7 +160,7 @@ impl Found {
         reads: &Reads,
         token: Uuid,
         patience: Patience,
-    ) -> Result<(String, Self), Error> {
+    ) -> Result<Self, Error> {
         let (sources, keys): (Vec<&str>, Vec<&str>) =
             reads.keys.keys().map(|(source, key)| (source.as_str(), key.as_str())).unzip();
         let key_rows: Vec<&KeyRow> = reads.keys.values().collect();
@@ -225,7 +225,7 @@ impl Found {
             rows(client, counts, lock_places, place_values),
         );
         // The first error is the cause of those behind it.
-        let begun = begun?;
+        begun?;
         let mut found = Self { stepped_over: patience == Patience::StepsOver, ..Self::default() };
         for row in keys_found? {
             let row_of = KeyRow { fingerprint: row.try_get(2)?, lead: row.try_get(3)?, at: row.try_get(4)? };
@@ -277,11 +277,7 @@ impl Found {
         for row in places_found? {
             found.places.insert(PlaceKey::from_text(row.try_get(0)?), row.try_get(1)?);
         }
-        let xid = begun.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
-        });
-        Ok((xid.unwrap_or_default(), found))
+        Ok(found)
     }
 
     pub(super) fn key(&self, key: &(String, String)) -> Option<&KeyRow> {

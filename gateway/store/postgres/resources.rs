@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 impl Postgres {
     pub(in crate::store) async fn changes(&self) -> Result<Changes, StoreError> {
-        let db = self.session().await?;
+        let db = self.vital_session().await?;
         let sql = "SELECT network, pauses, tokens FROM change";
         let Some(row) = rows::query_opt(&db, sql, &[]).await? else {
             return Err(StoreError::Failed("the table `change` has lost its row; insert it again".to_owned()));

@@ -2,12 +2,14 @@
 //!
 //! Several gateways may be at it at the same moment: what one has taken, the others step over.
 
-use super::{Postgres, days, rows};
+use super::{Postgres, days, mark, rows};
+use crate::model::limit::PlaceKey;
 use crate::store::days::{day_before, day_of, id_bound};
 use crate::store::leads::REMEMBER_KEYS_HOURS;
 use crate::store::{Forgotten, StoreError};
 use deadpool_postgres::Object;
-use jiff::{SignedDuration, Timestamp, ToSpan as _};
+use jiff::{Timestamp, ToSpan as _};
+use std::collections::HashSet;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -19,26 +21,19 @@ pub(super) const OLDEST: &str = "SELECT id FROM lead WHERE received_at < $1 AND 
        AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.lead = lead.id AND state IN ('queued', 'sending', 'unknown'))
      ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED";
 
-/// Counts of days and months that ended before all leads that are kept. An attempt of an unfinished lead may still give a
-/// place of theirs back: then there is nothing to be counted down.
-const PLACES: &str = "DELETE FROM place WHERE key IN (
-         SELECT key FROM place, substring(key from '[^/]*$') AS period
-         WHERE (period LIKE 'd%' AND period COLLATE \"C\" < $1) OR (period LIKE 'm%' AND period COLLATE \"C\" < $2)
-         ORDER BY key LIMIT $3 FOR UPDATE OF place SKIP LOCKED)";
+const FINISHED: &str = "SELECT id FROM unnest($1::uuid[]) AS locked (id) WHERE NOT EXISTS (
+         SELECT 1 FROM delivery WHERE delivery.lead = locked.id AND state IN ('queued', 'sending', 'unknown'))";
+
+const OWNED: &str = "SELECT DISTINCT unnest(string_to_array(places, E'\\n')) FROM delivery
+     WHERE places <> '' AND state IN ('queued', 'sending', 'unknown')";
+const PLACES: &str =
+    "DELETE FROM place WHERE key IN (SELECT key FROM place WHERE key = ANY($1) ORDER BY key FOR UPDATE SKIP LOCKED)";
 
 /// Incarnations that ended days ago and left nothing to do. Whose owner is forgotten is taken over by another.
 const GATEWAYS: &str = "DELETE FROM gateway WHERE until < clock_timestamp() - interval '2 days' AND token <> $1
          AND NOT EXISTS (SELECT 1 FROM delivery WHERE state = 'queued' AND delivery.gateway = gateway.token)
          AND NOT EXISTS (SELECT 1 FROM delivery WHERE state = 'sending' AND delivery.gateway = gateway.token)
          AND NOT EXISTS (SELECT 1 FROM delivery WHERE state = 'unknown' AND delivery.gateway = gateway.token)";
-
-/// The first day and month whose counts are kept, as place keys call them.
-fn periods_before(now: Timestamp, leads: Duration) -> (String, String) {
-    // A day begins up to 14 hours before and ends up to 12 hours after the one of UTC.
-    let oldest = SignedDuration::try_from(leads).ok().and_then(|leads| now.checked_sub(leads).ok());
-    let oldest = oldest.and_then(|oldest| oldest.checked_sub(48.hours()).ok()).unwrap_or(Timestamp::UNIX_EPOCH);
-    (oldest.strftime("d%Y-%m-%d").to_string(), oldest.strftime("m%Y-%m").to_string())
-}
 
 impl Postgres {
     pub(in crate::store) async fn tidy(
@@ -74,18 +69,37 @@ impl Postgres {
             let sql = bite_sql(table, key, column);
             while rows::execute(&session, &sql, &[&before, &BITE]).await? >= BITE.unsigned_abs() {}
         }
-        let (day, month) = periods_before(now, leads);
-        while rows::execute(&session, PLACES, &[&day, &month, &BITE]).await? >= BITE.unsigned_abs() {}
+        forgotten.places = forget_places(&session, now).await?;
+        rows::execute(&session, mark::FORGET, &[]).await?;
         rows::execute(&session, GATEWAYS, &[&self.fleet.member().token]).await?;
         Ok(forgotten)
     }
+}
+
+/// Deletes counts of past periods. Those that an unfinished delivery owns stay: they will be given back.
+async fn forget_places(session: &Object, now: Timestamp) -> Result<usize, StoreError> {
+    let keys = |rows: Vec<tokio_postgres::Row>| {
+        rows.iter().map(|row| Ok(PlaceKey::from_text(row.try_get(0)?))).collect::<Result<Vec<_>, StoreError>>()
+    };
+    let owned: HashSet<PlaceKey> = keys(rows::query(session, OWNED, &[]).await?)?.into_iter().collect();
+    let all = keys(rows::query(session, "SELECT key FROM place", &[]).await?)?;
+    let past: Vec<&str> =
+        all.iter().filter(|key| key.is_past(now) && !owned.contains(key)).map(PlaceKey::as_str).collect();
+    let mut forgotten = 0;
+    for bite in past.chunks(usize::try_from(BITE).unwrap_or(500)) {
+        forgotten += rows::execute(session, PLACES, &[&bite]).await?;
+    }
+    Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
 }
 
 /// Deletes some of the oldest finished leads with their deliveries and attempts.
 async fn delete_leads(session: &mut Object, before: i64) -> Result<usize, StoreError> {
     let tx = session.transaction().await?;
     let found = rows::query(&tx, OLDEST, &[&before, &id_bound(before), &BITE]).await?;
-    let ids: Vec<Uuid> = found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let locked: Vec<Uuid> = found.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    // A person may have sent one of them again before it was locked.
+    let still = rows::query(&tx, FINISHED, &[&locked]).await?;
+    let ids: Vec<Uuid> = still.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
     if !ids.is_empty() {
         let attempts = "DELETE FROM attempt WHERE delivery IN (SELECT id FROM delivery WHERE lead = ANY($1))";
         for sql in [attempts, "DELETE FROM delivery WHERE lead = ANY($1)", "DELETE FROM lead WHERE id = ANY($1)"] {
@@ -93,7 +107,7 @@ async fn delete_leads(session: &mut Object, before: i64) -> Result<usize, StoreE
         }
     }
     tx.commit().await?;
-    Ok(ids.len())
+    Ok(locked.len())
 }
 
 pub(super) fn bite_sql(table: &str, key: &str, column: &str) -> String {

@@ -6,7 +6,7 @@ use super::deliveries::{PARTNER, TOKEN};
 use super::found::{Found, LeadRow};
 use super::writer::{Done, Held, Work};
 use super::writes::{DeliveryWrite, ExchangeWrite, LeadWrite, Writes, number, signed};
-use crate::model::delivery::{DeliveryState, Verdict};
+use crate::model::delivery::{Class, DeliveryState, Verdict};
 use crate::model::id::LeadId;
 use crate::model::lead::LeadStatus;
 use crate::store::days::day_of;
@@ -133,7 +133,9 @@ fn end_attempt<'a>(work: &'a StepWork, found: &Found, writes: &mut Writes<'a>) {
     let step = &work.step;
     let Some(end) = &step.attempt else { return };
     match found.attempt(step.delivery.0, end.number) {
-        Some(None | Some((Verdict::Unknown, _))) => {}
+        Some(None) => {}
+        // What is known of it is more than that its gateway has gone.
+        Some(Some((Verdict::Unknown, _))) if end.class != Class::Crash => {}
         _ => return,
     }
     writes.ends.push(work);

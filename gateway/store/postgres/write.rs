@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Transaction};
 
-use super::{Postgres, rows};
+use super::Postgres;
+use super::mark::{self, Mark};
 use crate::clock;
 use crate::store::StoreError;
 
@@ -13,18 +14,14 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(20);
 /// How long to wait between two questions.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// A transaction that knows its number. Dropped without [`Write::commit`], it is rolled back.
+/// A transaction that leaves a mark. Dropped without [`Write::commit`], it is rolled back.
 pub(super) struct Write<'a> {
     pub(super) tx: Transaction<'a>,
-    number: String,
 }
 
 impl<'a> Write<'a> {
     pub(super) async fn begin(session: &'a mut Object) -> Result<Self, StoreError> {
-        let tx = session.transaction().await?;
-        let statement = tx.prepare_cached("SELECT pg_current_xact_id()::text").await?;
-        let number = tx.query_one(&statement, &[]).await?.try_get(0)?;
-        Ok(Self { tx, number })
+        Ok(Self { tx: session.transaction().await? })
     }
 
     /// Commits. Where the answer is lost, another session asks what became of it.
@@ -32,10 +29,12 @@ impl<'a> Write<'a> {
     /// # Errors
     /// When nothing of it was done; or, as its message says, when that cannot be found out.
     pub(super) async fn commit(self, db: &Postgres) -> Result<(), StoreError> {
-        let Self { tx, number } = self;
-        match tx.commit().await {
+        let mark = Mark::alone();
+        let leave = self.tx.prepare_cached(mark::LEAVE).await?;
+        self.tx.execute(&leave, &[&mark.link, &mark.mark]).await?;
+        match self.tx.commit().await {
             Ok(()) => Ok(()),
-            Err(error) => match settle(db, &number).await {
+            Err(error) => match settle(db, mark).await {
                 Some(true) => Ok(()),
                 Some(false) => Err(error.into()),
                 None => Err(StoreError::Failed(
@@ -49,11 +48,11 @@ impl<'a> Write<'a> {
 }
 
 /// Whether a transaction was committed; `None` when it cannot be found out in time.
-async fn settle(db: &Postgres, number: &str) -> Option<bool> {
+async fn settle(db: &Postgres, mark: Mark) -> Option<bool> {
     let began = clock::instant();
     loop {
-        // Its own session may not have noticed yet that nobody listens: then it is still in progress.
-        if let Ok(Some(committed)) = ask(db, number).await {
+        // Its own session may not have noticed yet that nobody listens, and holds the mark.
+        if let Ok(committed) = ask(db, mark).await {
             return Some(committed);
         }
         if began.elapsed() > SETTLE_WITHIN {
@@ -63,13 +62,7 @@ async fn settle(db: &Postgres, number: &str) -> Option<bool> {
     }
 }
 
-async fn ask(db: &Postgres, number: &str) -> Result<Option<bool>, StoreError> {
+async fn ask(db: &Postgres, mark: Mark) -> Result<bool, StoreError> {
     let session = db.session().await?;
-    let row = rows::query_opt(&session, "SELECT pg_xact_status($1::text::xid8)", &[&number]).await?;
-    let status: Option<String> = row.map(|row| row.try_get(0)).transpose()?.flatten();
-    Ok(match status.as_deref() {
-        Some("committed") => Some(true),
-        Some("aborted") => Some(false),
-        _ => None,
-    })
+    Ok(mark.is_committed(&session).await?)
 }

@@ -1,13 +1,13 @@
 //! The writer: takes whatever has queued up and commits it in one transaction of two round trips.
 //!
 //! ```text
-//!  first    BEGIN, its id ─ locks and reads in the agreed order (store/postgres/found.rs)
+//!  first    BEGIN ─ locks and reads in the agreed order (store/postgres/found.rs)
 //!           decisions in memory, job by job (accept.rs, attempt.rs, step.rs)
-//!  second   bulk writes (store/postgres/writes.rs) ─ COMMIT
+//!  second   bulk writes (store/postgres/writes.rs), its mark ─ COMMIT
 //! ```
 //!
-//! Nobody is told anything before the commit is answered. When that answer is lost, the transaction's id tells on another
-//! connection what became of it (`settle`); until the database says so, those who wait for these jobs go on waiting.
+//! Nobody is told anything before the commit is answered. When that answer is lost, the transaction's mark tells on another
+//! connection what became of it (`mark`, `settle`); until the database says so, those who wait for these jobs go on waiting.
 //!
 //! There are two lanes, each with a queue and a connection of its own: what comes in, and what goes out. They lock no common
 //! rows, so neither waits for the other; while one is being synced, the other reads and decides.
@@ -25,15 +25,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
 use super::accept::AcceptWork;
 use super::address::Address;
 use super::found::{Found, Patience, Reads};
+use super::mark::Mark;
 use super::session::{self, Promise};
 use super::step::{RedeliverWork, StepWork};
 use super::writes::{Statements, Writes};
 use super::{days, describe};
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::failpoint;
 use crate::store::fleet::Fleet;
 use crate::store::health::Health;
@@ -181,7 +183,14 @@ impl Writer {
         let lane = || {
             let (jobs, waiting) = mpsc::channel(QUEUE);
             let shared = Arc::clone(&shared);
-            tokio::spawn(Committer { shared, waiting, link: None, away: None, put_off: VecDeque::new() }.run());
+            let committer = Committer { shared, waiting, link: None, away: None, put_off: VecDeque::new() };
+            tokio::spawn(async move {
+                // Without it nothing is stored any more: whoever started the process starts it again.
+                if tokio::spawn(committer.run()).await.is_err_and(|error| error.is_panic()) {
+                    tracing::error!("the store's writer broke off, by a fault of the gateway's own: the process ends");
+                    std::process::exit(1);
+                }
+            });
             jobs
         };
         Self { incoming: lane(), outgoing: lane(), stats, health }
@@ -216,6 +225,8 @@ impl Writer {
 struct Link {
     client: Client,
     statements: Statements,
+    /// Its own, for the marks of its commits.
+    id: Uuid,
 }
 
 /// How a transaction ended.
@@ -227,7 +238,7 @@ enum End {
     /// Nothing of it was done: the connection broke before the commit was sent.
     Broken(String),
     /// The commit was sent, and its answer lost.
-    Unclear { xid: String, answers: Vec<Answer> },
+    Unclear { mark: Mark, answers: Vec<Answer> },
 }
 
 /// One of those that commit.
@@ -301,9 +312,9 @@ impl Committer {
                     self.shared.finish(batch, answers);
                     return Vec::new();
                 }
-                End::Unclear { xid, answers } => {
+                End::Unclear { mark, answers } => {
                     self.shared.health.ended();
-                    self.shared.settle(batch, answers, xid).await;
+                    self.shared.settle(batch, answers, mark).await;
                     return Vec::new();
                 }
                 End::Broken(why) => {
@@ -385,7 +396,7 @@ impl Committer {
     /// One transaction.
     async fn transact(&self, link: &mut Link, batch: &[Job], patience: Patience) -> End {
         let shared = &self.shared;
-        let Link { client, statements } = link;
+        let Link { client, statements, id } = link;
         let wanted: HashSet<u32> = batch.iter().filter_map(|job| job.work.day()).collect();
         for day in shared.unknown_days(wanted) {
             match tokio::time::timeout(ROUND_TRIP, days::ensure(client, day)).await {
@@ -400,7 +411,7 @@ impl Committer {
         let reads = Reads::of(batch.iter().map(|job| &job.work));
         let read =
             tokio::time::timeout(ROUND_TRIP, Found::read(client, statements, &reads, member.token, patience)).await;
-        let (xid, mut found) = match read {
+        let mut found = match read {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return roll_back(client, error).await,
             Err(_) => return End::Broken("the database did not answer in time".to_owned()),
@@ -412,14 +423,15 @@ impl Committer {
             answers.push(decide(&job.work, &mut found, &mut writes));
         }
         failpoint::pass("writer.before_commit");
-        match tokio::time::timeout(ROUND_TRIP, writes.commit(client, statements, &found)).await {
+        let mark = Mark { link: *id, mark: Clock::system().uuid() };
+        match tokio::time::timeout(ROUND_TRIP, writes.commit(client, statements, &found, mark)).await {
             Ok(Ok(())) => {
                 failpoint::pass("writer.committed");
                 End::Committed(answers)
             }
             // A statement failed, so the COMMIT behind it rolled back, and was answered.
             Ok(Err(Some(error))) => End::RolledBack(error),
-            Ok(Err(None)) | Err(_) => End::Unclear { xid, answers },
+            Ok(Err(None)) | Err(_) => End::Unclear { mark, answers },
         }
     }
 }
@@ -492,7 +504,7 @@ impl Shared {
     async fn connect(&self) -> Result<Link, tokio_postgres::Error> {
         let client = session::for_writer(&self.address, &self.promise).await?;
         let statements = Box::pin(Statements::prepare(&client)).await?;
-        Ok(Link { client, statements })
+        Ok(Link { client, statements, id: Clock::system().uuid() })
     }
 
     fn finish(&self, batch: Vec<Job>, answers: Vec<Answer>) {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::accept::AcceptWork;
 use super::found::{Found, PersonRow};
+use super::mark::{self, Mark};
 use super::rows::text;
 use super::step::StepWork;
 use crate::clock;
@@ -79,6 +80,7 @@ statements! {
              SELECT unnest(string_to_array(places, E'\n')) FROM delivery WHERE id = ANY($2) AND places <> ''))
          ORDER BY key FOR UPDATE SKIP LOCKED";
 
+    leave_mark: mark::LEAVE;
     enter: "INSERT INTO gateway (token, name, gate, until, owner) VALUES ($1, '', '', clock_timestamp(), $1)
          ON CONFLICT (token) DO NOTHING";
     insert_leads: "INSERT INTO lead (id, campaign, source, status, reason, test, received_at, version, payout, fields, meta,
@@ -271,6 +273,7 @@ impl<'a> Writes<'a> {
         client: &Client,
         statements: &Statements,
         found: &Found,
+        mark: Mark,
     ) -> Result<(), Option<Error>> {
         let s = statements;
         let owner = found.owner(self.member.token);
@@ -296,6 +299,7 @@ impl<'a> Writes<'a> {
             Box::pin(self.insert_refusals(client, s)),
             Box::pin(self.change_places(client, s)),
             Box::pin(self.set_turns(client, s)),
+            Box::pin(write(client, 1, &s.leave_mark, &[&mark.link, &mark.mark])),
             // A commit that waits for a standby must not be cancelled: it would be said to have succeeded.
             Box::pin(client.batch_execute("SET LOCAL statement_timeout = 0; COMMIT")),
         ])

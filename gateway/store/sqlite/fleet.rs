@@ -4,7 +4,7 @@ use super::Sqlite;
 use crate::store::StoreError;
 use crate::store::fleet::{Heartbeat, Joined, Newcomer};
 
-#[expect(clippy::unused_async, clippy::unused_self, reason = "the seam is that of a store with several gateways")]
+#[expect(clippy::unused_async, reason = "the seam is that of a store with several gateways")]
 impl Sqlite {
     pub(in crate::store) async fn join(&self, _: &Newcomer) -> Result<Joined, StoreError> {
         // The lock on its directory has kept it alone.

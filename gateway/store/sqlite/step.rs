@@ -137,7 +137,7 @@ fn end_attempt(tx: &mut Tx<'_>, delivery: DeliveryId, end: &AttemptEnd, at: Time
     let ended = tx.statement(
         "UPDATE attempt SET ended_at = ?3, verdict = ?4, class = ?5, status_code = ?6, latency_ms = ?7, explanation = ?8,
                 timings = ?9, exchange_day = ?10
-         WHERE delivery = ?1 AND number = ?2 AND (ended_at IS NULL OR verdict = 'unknown')",
+         WHERE delivery = ?1 AND number = ?2 AND (ended_at IS NULL OR (verdict = 'unknown' AND ?5 <> 'crash'))",
     )?
     .execute(params![
         delivery.0.as_bytes(),

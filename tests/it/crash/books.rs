@@ -35,7 +35,7 @@ pub struct Buyer {
 }
 
 /// How long until nothing moves any more.
-const QUIET_WITHIN: Duration = Duration::from_mins(1);
+const QUIET_WITHIN: Duration = Duration::from_mins(2);
 /// Questions at the same time.
 const AT_ONCE: usize = 8;
 /// A partner's answer that went out so long before a kill was not lost by it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lead_gateway::clock::Clock;
+use lead_gateway::clock::{self, Clock};
 use serde_json::json;
 
 use super::{OK, Shared};
@@ -12,9 +12,11 @@ use crate::harness::{Gateway, JsonBody as _, KEY, at, buyer};
 use crate::partner_stub::{Behaviour, Stub};
 
 const GATEWAYS: usize = 4;
+/// Only a failing test waits so long.
+const PATIENCE: Duration = Duration::from_mins(1);
 const CLIENTS: usize = 64;
-/// More leads than all places of two days, with what partners refuse.
-const LEADS: usize = 3_000;
+/// Leads of a rush: more than all places of a day, with what partners refuse.
+const LEADS: usize = 1_500;
 /// A partner's limit a day, and its zone: in June it is midnight in all of them at once.
 const PARTNERS: [(&str, usize, &str); 3] =
     [("one", 1, "Europe/London"), ("seven", 7, "Africa/Lagos"), ("thousand", 1_000, "Europe/Lisbon")];
@@ -39,7 +41,7 @@ async fn four_gateways_fill_every_limit_exactly_on_both_sides_of_a_midnight() {
     let shared = Shared::start();
     let (mut stubs, mut network) = (Vec::new(), String::new());
     for (id, limit, zone) in PARTNERS {
-        let stub = Stub::script(moody(LEADS)).await;
+        let stub = Stub::script(moody(4 * LEADS)).await;
         let rules = "[contract.endpoint.response]\naccepted = { json = \"$.ok\", equals = \"true\" }\n\
                      rejected = { json = \"$.ok\", equals = \"false\" }";
         network +=
@@ -57,15 +59,20 @@ async fn four_gateways_fill_every_limit_exactly_on_both_sides_of_a_midnight() {
         gateways.push(world.start_inside(clock.clone()).await);
     }
 
-    // Midnight comes in the middle of the rush, once the first day's places are all taken.
-    let rush = post_many(&gateways);
+    // The first day's places are all wanted, and taken …
+    let posted = Arc::new(AtomicUsize::new(0));
+    post_many(&gateways, &posted, LEADS).await;
+    fill(&gateways, &stubs, &posted, 1).await;
+    // … and midnight comes in the middle of the second rush.
+    let (second, wanted) = (posted.load(Ordering::Relaxed), LEADS / 10);
     let midnight = async {
-        while kept(stubs[2].count()) < PARTNERS[2].1 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        while posted.load(Ordering::Relaxed) < second + wanted {
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
         clock.set(at("2026-06-10T23:00:00Z"));
     };
-    tokio::join!(rush, midnight);
+    tokio::join!(post_many(&gateways, &posted, LEADS), midnight);
+    fill(&gateways, &stubs, &posted, 2).await;
     for state in ["queued", "sending"] {
         gateways[0]
             .eventually(&format!("/v1/deliveries?state={state}&limit=1"), |page| page["items"] == json!([]))
@@ -88,25 +95,42 @@ async fn four_gateways_fill_every_limit_exactly_on_both_sides_of_a_midnight() {
     }
 }
 
-/// Posts from all clients to all gateways at once.
-async fn post_many(gateways: &[Gateway]) {
-    let next = Arc::new(AtomicUsize::new(0));
+/// Posts a lead now and then until every place of so many days is taken: one that a partner gives back at last was
+/// offered to nobody who had been passed over before.
+async fn fill(gateways: &[Gateway], stubs: &[Stub], posted: &Arc<AtomicUsize>, days: usize) {
+    let began = clock::instant();
+    while let Some(((id, limit, _), stub)) =
+        PARTNERS.iter().zip(stubs).find(|((_, limit, _), stub)| kept(stub.count()) < limit * days)
+    {
+        assert!(began.elapsed() < PATIENCE, "{id}: {} of {} were taken", kept(stub.count()), limit * days);
+        post_many(gateways, posted, 1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Posts so many from all clients to all gateways at once.
+async fn post_many(gateways: &[Gateway], posted: &Arc<AtomicUsize>, leads: usize) {
+    let first = posted.load(Ordering::Relaxed);
+    let next = Arc::new(AtomicUsize::new(first));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let gateway = &gateways[client % gateways.len()];
             let (url, http) = (gateway.url("/v1/campaigns/solar/leads"), gateway.client.clone());
-            let next = Arc::clone(&next);
+            let (next, posted) = (Arc::clone(&next), Arc::clone(posted));
             tokio::spawn(async move {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= LEADS {
+                    if number >= first + leads {
                         break;
                     }
                     let body = json!({"email": format!("r{number}@example.com")});
                     loop {
                         let answer = http.post(&url).bearer_auth(KEY).json_body(&body).send().await.unwrap();
                         match answer.status().as_u16() {
-                            202 => break,
+                            202 => {
+                                posted.fetch_add(1, Ordering::Relaxed);
+                                break;
+                            }
                             // A machine with more to do than it can: it says so, and the source comes back.
                             503 => tokio::time::sleep(Duration::from_millis(100)).await,
                             other => panic!("a source was told {other}"),

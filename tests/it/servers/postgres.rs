@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::harness::free_port;
 
 /// How long a server may take to start or to stop; only a failing test waits so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A server that may be killed, stopped and started again. It ends with this value.
 pub struct Postgres {

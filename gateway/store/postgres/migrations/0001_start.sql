@@ -18,6 +18,11 @@ CREATE TABLE gateway (
 );
 CREATE INDEX gateway_owner ON gateway (owner);
 
+-- The last commit of each connection, for when the answer to it is lost (store/postgres/mark.rs).
+CREATE TABLE committed (
+    link uuid PRIMARY KEY, mark uuid NOT NULL, settled boolean NOT NULL DEFAULT false, at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+
 CREATE TABLE resource (
     kind text NOT NULL, id text NOT NULL, version bigint NOT NULL, document text NOT NULL,
     applied text,                           -- the document as `apply` last wrote it: a difference means "changed elsewhere"
