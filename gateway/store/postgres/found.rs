@@ -153,7 +153,7 @@ async fn rows(client: &Client, needed: bool, statement: &Statement, values: Valu
 }
 
 impl Found {
-    /// Begins a transaction; locks and reads. Returns the transaction's id too.
+    /// Begins a transaction; locks and reads.
     pub(super) async fn read(
         client: &Client,
         statements: &Statements,
