@@ -84,6 +84,8 @@ impl App {
         // Before what they count is read: a change in between is found by the first look for one.
         let changes = store.changes().await?;
         let (set, loaded) = load(&config, &store, &clock).await?;
+        // The first start has counted one change, its own.
+        let changes = Changes { network: changes.network + u64::from(loaded.first), ..changes };
         let network = Network::compile(&set, None).map_err(|faults| told("the network cannot be used", &faults))?;
         let version = Arc::new(AtomicU64::new(0));
         let gate = gate(&config, &store, &clock, Arc::clone(&version)).await?;
