@@ -472,9 +472,13 @@ impl Drop for Gateway {
 /// listeners that ask for any, so that nobody takes it in the meantime.
 pub fn free_port() -> u16 {
     // Tests run as processes of their own: each begins to look somewhere else.
-    let begin = u16::try_from(std::process::id() % 10_000).unwrap();
+    free_port_from(u16::try_from(std::process::id() % 10_000).unwrap())
+}
+
+/// As [`free_port`], beginning to look at this one: for a second one beside it, or another one instead of it.
+pub fn free_port_from(begin: u16) -> u16 {
     (0..10_000)
-        .map(|n| 20_000 + (begin + n) % 10_000)
+        .map(|n| 20_000 + (begin % 10_000 + n) % 10_000)
         .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("some port is free")
 }

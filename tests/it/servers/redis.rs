@@ -10,7 +10,7 @@ use lead_gateway::clock;
 use tempfile::TempDir;
 
 use super::signal;
-use crate::harness::free_port;
+use crate::harness::{free_port, free_port_from};
 
 /// A server that starts has so long to answer; CI machines are slow.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,13 +66,15 @@ impl Redis {
 
     /// Tests run at once, and another may take the port in the last moment: then it is tried on the next.
     fn launch(tls: bool, arguments: impl Fn(u16, &Path) -> Vec<String>) -> Self {
+        let mut port = free_port();
         for _ in 0..20 {
-            let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
+            let dir = tempfile::tempdir().unwrap();
             let arguments = arguments(port, dir.path());
             let mut server = Self { child: spawn(&arguments), dir, port, arguments, tls };
             if server.answers() {
                 return server;
             }
+            port = free_port_from(port + 1);
         }
         panic!("redis-server does not start on any port")
     }
@@ -215,14 +217,23 @@ impl Cluster {
     pub fn start() -> Self {
         let options =
             ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-config-file", "nodes.conf"];
-        let nodes: Vec<Redis> = (0..3).map(|_| Redis::with(&options)).collect();
+        let node = || {
+            Redis::launch(false, |port, dir| {
+                // Nodes talk on a second port. By itself it would be one of those that the system gives to connections.
+                let (port, bus) = (port.to_string(), free_port_from(port + 1).to_string());
+                let own = ["--port", &port, "--cluster-port", &bus].map(str::to_owned);
+                [own.to_vec(), options.map(str::to_owned).to_vec(), keeping_nothing(dir)].concat()
+            })
+        };
+        let nodes: Vec<Redis> = (0..3).map(|_| node()).collect();
         for (nth, node) in nodes.iter().enumerate() {
             let (first, last) = (nth * 16384 / 3, (nth + 1) * 16384 / 3 - 1);
             node.command(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
             node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(nth + 1).to_string()]);
         }
         for node in &nodes[1..] {
-            nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string()]);
+            let bus = node.arguments.iter().skip_while(|one| *one != "--cluster-port").nth(1).unwrap();
+            nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), bus]);
         }
         let cluster = Self { nodes };
         let deadline = clock::instant() + PATIENCE;
