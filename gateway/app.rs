@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::access::Tokens;
 use crate::api::{self, Api};
@@ -174,7 +175,7 @@ impl App {
             let mut following = tokio::task::JoinSet::new();
             let (app, changes) = (Arc::downgrade(&self), self.changes);
             following.spawn(async move {
-                while tokio::spawn(follow::follow(app.clone(), changes)).await.is_err() {
+                while AbortOnDropHandle::new(tokio::spawn(follow::follow(app.clone(), changes))).await.is_err() {
                     tracing::error!(
                         "the task that follows changes broke off, by a fault of the gateway's own; it begins anew"
                     );

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rand::Rng;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use uuid::{ContextV7, Uuid};
 
@@ -104,6 +105,37 @@ pub fn instant() -> Instant {
     Instant::now()
 }
 
+/// How long the machine has been up, the time that it slept included: for leases, which run on for others while this machine
+/// sleeps. (Of being paused from outside, as by a hypervisor, it knows nothing.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uptime(Duration);
+
+impl Uptime {
+    /// So much later.
+    #[must_use]
+    pub fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+
+    /// How long it is until then; nothing once it is past.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        later.0.saturating_sub(self.0)
+    }
+}
+
+/// Now, by the machine's uptime.
+#[must_use]
+pub fn uptime() -> Uptime {
+    #[cfg(target_os = "linux")]
+    const CLOCK: ClockId = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: ClockId = ClockId::Monotonic;
+    let now = clock_gettime(CLOCK);
+    let (seconds, nanos) = (u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
+    Uptime(Duration::new(seconds, nanos))
+}
+
 /// A uniform random number in `0.0..1.0`.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this file is the one place that may draw at random")]
@@ -118,4 +150,10 @@ pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::rng().fill_bytes(&mut bytes);
     bytes
+}
+
+/// An id that says nothing but that it is another one (UUIDv4).
+#[must_use]
+pub fn random_uuid() -> Uuid {
+    uuid::Builder::from_random_bytes(random_bytes()).into_uuid()
 }

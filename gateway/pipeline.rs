@@ -289,7 +289,7 @@ impl Pipeline {
         let began = clock::instant();
         let started_at = self.clock.now();
         let lease = self.store.send_before();
-        if lease.is_some_and(|before| before <= began) {
+        if lease.is_some_and(|before| before <= clock::uptime()) {
             self.not_started(entry, ticket, permit, &[]);
             return Err(StoreError::NoLease);
         }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::model::id::{ContractId, PartnerId};
 use crate::model::lead::Lead;
@@ -53,7 +53,7 @@ struct Inner {
     keep: Keep,
     /// Held while the work of gateways that have gone is taken up.
     taking_over: Arc<tokio::sync::Mutex<()>>,
-    /// It has to be tried again.
+    /// Queues that this gateway owns may hold what it has not seen.
     look_again: AtomicBool,
     /// What keeps the lease, on a store with several gateways.
     lease: Mutex<Option<tokio::task::AbortHandle>>,
@@ -158,7 +158,8 @@ impl Worker {
             let weak = Arc::downgrade(&self.0);
             // Without a lease nothing is sent: it must be kept through faults of our own, too.
             let lease = tokio::spawn(async move {
-                while tokio::spawn(fleet::keep_lease(weak.clone())).await.is_err() {
+                // Aborted with the one around it: a lease must not outlive its being given up.
+                while AbortOnDropHandle::new(tokio::spawn(fleet::keep_lease(weak.clone()))).await.is_err() {
                     tracing::error!(
                         "the task that keeps the lease broke off, by a fault of the gateway's own; it begins anew"
                     );

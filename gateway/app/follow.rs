@@ -3,23 +3,29 @@
 
 use std::collections::HashSet;
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
 
 use super::{App, next, told};
 use crate::api::access::Tokens;
+use crate::clock;
 use crate::directory::{Network, ResourceSet};
 use crate::store::{Changes, PausedKind, StoreError};
 
 /// How often the store is asked whether anything has changed: one row.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
-/// An answer that takes longer is none; the next look asks again.
+/// An answer that takes longer is none; the next look asks again. (What follows from a change may take longer: a large
+/// network is read and compiled in seconds.)
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How often a network is tried again that cannot be used here: compiling it is work.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// What this gateway has in memory.
 struct Known {
     changes: Changes,
-    /// The version of a network that could not be used, told already.
-    refused: Option<u64>,
+    /// The version of a network that could not be used, told already, and when it was last tried.
+    refused: Option<(u64, Instant)>,
     paused: HashSet<(PausedKind, String)>,
 }
 
@@ -32,23 +38,24 @@ pub(super) async fn follow(app: Weak<App>, changes: Changes) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let Some(app) = app.upgrade() else { return };
-        match tokio::time::timeout(ANSWER_WITHIN, look(&app, &mut known, first)).await {
-            Ok(Ok(())) => first = false,
-            Ok(Err(error)) => tracing::warn!("changes by others cannot be followed now; trying again: {error:#}"),
-            Err(_) => tracing::warn!("changes by others cannot be followed now; trying again: the store is slow"),
+        match look(&app, &mut known, first).await {
+            Ok(()) => first = false,
+            Err(error) => tracing::warn!("changes by others cannot be followed now; trying again: {error:#}"),
         }
     }
 }
 
 async fn look(app: &App, known: &mut Known, first: bool) -> anyhow::Result<()> {
     let pipeline = &app.pipeline;
-    let now = pipeline.store.changes().await?;
-    if now.network != known.changes.network {
-        // One that cannot be used here is tried at every look: a secret's file may only be late on this machine.
-        if app.reload(known.refused != Some(now.network)).await? {
+    let now = tokio::time::timeout(ANSWER_WITHIN, pipeline.store.changes()).await.context("the store is slow")??;
+    let refused = known.refused.filter(|(version, _)| *version == now.network);
+    let may_be_tried = refused.is_none_or(|(_, last)| last.elapsed() >= TRY_AGAIN_AFTER);
+    if now.network != known.changes.network && may_be_tried {
+        if app.reload(refused.is_none()).await? {
             known.changes.network = now.network;
         } else {
-            known.refused = Some(now.network);
+            // A secret's file may only be late on this machine.
+            known.refused = Some((now.network, clock::instant()));
         }
     }
     if now.pauses != known.changes.pauses || first {

@@ -171,7 +171,7 @@ mod tests {
         ] {
             let clock = Clock::manual(Timestamp::UNIX_EPOCH);
             let end = |lease, hours| Some(SendBefore { lease, hours, clock: clock.clone() });
-            let lease_over = end(Some(clock::instant()), Timestamp::MAX);
+            let lease_over = end(Some(clock::uptime()), Timestamp::MAX);
             for before in [None, lease_over, end(None, Timestamp::UNIX_EPOCH)] {
                 let (seen, withdrawn) = seen_of_withdrawn(method.clone(), content.clone(), before).await;
                 assert!(withdrawn, "{method}");

@@ -1,12 +1,10 @@
 //! An exchange: what is sent to a partner and what comes back, before and after anybody judged it.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{self, Clock};
+use crate::clock::{self, Clock, Uptime};
 /// A rendered request, ready to be sent, with the masked twin that may be stored.
 #[derive(Clone)]
 pub struct Outgoing {
@@ -32,7 +30,7 @@ pub struct Outgoing {
 #[derive(Debug, Clone)]
 pub struct SendBefore {
     /// The gateway's lease on the delivery, where there is one: others may have it afterwards.
-    pub lease: Option<Instant>,
+    pub lease: Option<Uptime>,
     /// The partner's hours, and the period whose places it has taken, by the clock beside it.
     pub hours: Timestamp,
     /// The clock that hours go by.
@@ -43,7 +41,7 @@ impl SendBefore {
     /// Why it may not be sent any more, if so.
     #[must_use]
     pub fn is_over(&self) -> Option<&'static str> {
-        if self.lease.is_some_and(|lease| clock::instant() >= lease) {
+        if self.lease.is_some_and(|lease| clock::uptime() >= lease) {
             return Some("this gateway's lease on its deliveries had ended");
         }
         (self.clock.now() >= self.hours).then_some("the hours or the period it was admitted in had ended")

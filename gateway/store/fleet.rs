@@ -12,13 +12,13 @@
 //! The embedded store has one gateway, kept alone by a lock on its directory: no lease, nobody to take over.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use uuid::Uuid;
 
 use super::{Store, StoreError};
-use crate::clock;
+use crate::clock::{self, Uptime};
 
 /// How long a lease lasts without a heartbeat. With [`HEARTBEAT_EVERY`] and a look at the others at each of them, what a
 /// dead gateway left is taken over within 13 s.
@@ -98,7 +98,7 @@ impl Store {
 
     /// From then on nothing may be sent, for others may have taken it over; `None`: nobody can.
     #[must_use]
-    pub fn send_before(&self) -> Option<Instant> {
+    pub fn send_before(&self) -> Option<Uptime> {
         self.fleet().and_then(|fleet| fleet.member().until)
     }
 
@@ -124,7 +124,7 @@ pub(super) struct Member {
     /// The tokens that it owns, its own first: their queues are its own.
     pub(super) owned: Vec<Uuid>,
     /// Until then nobody else takes its deliveries over: nothing may be sent later.
-    pub(super) until: Option<Instant>,
+    pub(super) until: Option<Uptime>,
     /// How many gateways live, this one included.
     pub(super) live: usize,
 }
@@ -132,7 +132,7 @@ pub(super) struct Member {
 impl Fleet {
     /// A member without a lease: it makes deliveries, and may send none.
     pub(super) fn new(token: Uuid) -> Self {
-        let over = Some(clock::instant());
+        let over = Some(clock::uptime());
         Self {
             member: ArcSwap::from_pointee(Member { token, owned: vec![token], until: over, live: 1 }),
             joined_as: ArcSwapOption::empty(),
@@ -151,6 +151,6 @@ impl Fleet {
 }
 
 /// The end of a lease that was asked for at `asked`: no later than the database has it, whose clock looked later.
-pub(super) fn lease_from(asked: Instant) -> Instant {
-    asked + LEASE.saturating_sub(MARGIN)
+pub(super) fn lease_from(asked: Uptime) -> Uptime {
+    asked.after(LEASE.saturating_sub(MARGIN))
 }

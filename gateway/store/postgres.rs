@@ -40,7 +40,7 @@ use tokio::task::AbortHandle;
 use super::fleet::Fleet;
 use super::health::Health;
 use super::{CommitStats, ConnectOptions, StoreError};
-use crate::clock::Clock;
+use crate::clock;
 use address::Address;
 use writer::Writer;
 
@@ -108,7 +108,7 @@ impl Postgres {
         let vital = session::pool(&address, &promise, VITAL).map_err(|why| address.refused(why))?;
         let size = Arc::new(AtomicU64::new(0));
         let sizing = tokio::spawn(keep_size(sessions.clone(), Arc::clone(&size))).abort_handle();
-        let fleet = Arc::new(Fleet::new(Clock::system().uuid()));
+        let fleet = Arc::new(Fleet::new(clock::random_uuid()));
         let writer = Writer::start(address.clone(), promise, Arc::clone(&fleet));
         Ok(Self {
             fleet,

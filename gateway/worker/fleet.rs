@@ -49,12 +49,14 @@ async fn beat(inner: &Arc<Inner>, round: u32) -> Result<(), StoreError> {
     if heard.adopted > 0 {
         tracing::info!(fleet.adopted = heard.adopted, "carrying on with the deliveries of gateways that have gone");
     }
+    if heard.adopted > 0 || round.is_multiple_of(LOOK_AGAIN) {
+        inner.look_again.store(true, Ordering::Release);
+    }
     // Beside the heartbeats, which must not wait for it; once at a time.
     if let Ok(turn) = Arc::clone(&inner.taking_over).try_lock_owned() {
         let inner = Arc::clone(inner);
-        let look = heard.adopted > 0 || round.is_multiple_of(LOOK_AGAIN);
         tokio::spawn(async move {
-            if let Err(error) = take_over(&inner, look).await {
+            if let Err(error) = take_over(&inner).await {
                 tracing::warn!(store.error = %error, "what gateways have left could not be taken up yet");
             }
             drop(turn);
@@ -63,12 +65,13 @@ async fn beat(inner: &Arc<Inner>, round: u32) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn take_over(inner: &Arc<Inner>, look: bool) -> Result<(), StoreError> {
-    if look || inner.look_again.swap(false, Ordering::AcqRel) {
-        // Where it fails, the next heartbeat does it.
+async fn take_over(inner: &Arc<Inner>) -> Result<(), StoreError> {
+    if inner.look_again.swap(false, Ordering::AcqRel)
+        && let Err(error) = recovery::take_up_queues(inner).await
+    {
+        // The next heartbeat does it.
         inner.look_again.store(true, Ordering::Release);
-        recovery::take_up_queues(inner).await?;
-        inner.look_again.store(false, Ordering::Release);
+        return Err(error);
     }
     recovery::conclude_lost_attempts(inner).await.map(drop)
 }

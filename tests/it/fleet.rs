@@ -225,6 +225,9 @@ async fn a_rolling_restart_fails_no_post_and_loses_no_lead() {
         let gone = old.address;
         old.stop().await;
         addresses.write().unwrap().retain(|address| *address != gone);
+        // Its lease is given up for good.
+        let living = "SELECT count(*) FROM gateway WHERE owner = token AND until > clock_timestamp()";
+        assert_eq!(shared.postgres.psql(&world.store_url(), living), gateways.len().to_string());
         more(50).await;
     }
     stop.store(true, Ordering::Relaxed);

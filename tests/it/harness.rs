@@ -151,6 +151,7 @@ impl World {
             gateway.token = self.new_token("tester", "admin");
             self.write("token", &gateway.token);
         }
+        gateway.wait_until_known().await;
         gateway
     }
 
@@ -337,6 +338,15 @@ impl Gateway {
             }
             assert!(began.elapsed() < PATIENCE, "the gateway was not ready in time");
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What others write to a store of several gateways is known here within a second, a token too.
+    async fn wait_until_known(&self) {
+        let began = clock::instant();
+        while self.send(self.client.get(self.url("/v1/leads?limit=1")).bearer_auth(&self.token)).await.status == 401 {
+            assert!(began.elapsed() < PATIENCE, "the gateway did not hear of the token");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -54,7 +54,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     ("csv", &["cli/import"]),
-    ("rustix", &["failpoint"]),
+    ("rustix", &["clock", "failpoint"]),
     ("axum", &["api", "app/control", "cli/demo", "web"]),
 ];
 

@@ -27,6 +27,7 @@ mod fuzz;
 mod gate;
 mod harness;
 mod intake;
+mod late;
 mod layering;
 mod model;
 mod openapi;

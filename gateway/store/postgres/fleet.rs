@@ -5,14 +5,13 @@
 //! deadline, or finds another owner and is refused.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use deadpool_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::Postgres;
-use crate::clock::{self, Clock};
+use crate::clock::{self, Uptime};
 use crate::store::StoreError;
 use crate::store::fleet::{Heartbeat, Joined, LEASE, Member, Newcomer, lease_from};
 
@@ -41,7 +40,7 @@ const SHARED: &str = "shared";
 impl Postgres {
     pub(in crate::store) async fn join(&self, newcomer: &Newcomer) -> Result<Joined, StoreError> {
         let token = self.fleet.member().token;
-        let asked = clock::instant();
+        let asked = clock::uptime();
         let mut session = self.vital_session().await?;
         let tx = session.transaction().await?;
         tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
@@ -75,7 +74,7 @@ impl Postgres {
 
     pub(in crate::store) async fn heartbeat(&self) -> Result<Heartbeat, StoreError> {
         let before = self.fleet.member();
-        let asked = clock::instant();
+        let asked = clock::uptime();
         // After an outage of the database every lease has ended, and whoever comes first must not take all.
         let lapsed = before.until.is_none_or(|until| until <= asked);
         let mut session = self.vital_session().await?;
@@ -103,8 +102,8 @@ impl Postgres {
     /// Another gateway took this one for dead, and has what it had. What is made from now on has a new token.
     async fn be_reborn(&self) -> Result<Heartbeat, StoreError> {
         let Some(newcomer) = self.fleet.joined_as.load_full() else { return Ok(Heartbeat::default()) };
-        let token = Clock::system().uuid();
-        let asked = clock::instant();
+        let token = clock::random_uuid();
+        let asked = clock::uptime();
         let mut session = self.vital_session().await?;
         let tx = session.transaction().await?;
         tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
@@ -140,7 +139,7 @@ async fn enter(tx: &Transaction<'_>, token: Uuid, newcomer: &Newcomer) -> Result
 }
 
 /// What the rows of [`EVERYBODY`] make of the incarnation `token`, which asked for its lease at `asked`.
-fn member(token: Uuid, everybody: &[tokio_postgres::Row], asked: Instant) -> Member {
+fn member(token: Uuid, everybody: &[tokio_postgres::Row], asked: Uptime) -> Member {
     let mine = everybody.iter().filter(|row| row.get(1)).map(|row| row.get(0)).filter(|other| *other != token);
     Member {
         token,

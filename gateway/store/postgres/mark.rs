@@ -10,7 +10,7 @@ use std::fmt;
 use tokio_postgres::Error;
 use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::clock;
 
 /// Leaves a mark. Fails, and its transaction with it, once somebody has settled that nothing came of it.
 pub(super) const LEAVE: &str = "INSERT INTO committed AS old (link, mark) VALUES ($1, $2)
@@ -35,7 +35,7 @@ pub(super) struct Mark {
 impl Mark {
     /// One for a transaction that is the only one of its kind on its connection.
     pub(super) fn alone() -> Self {
-        Self { link: Clock::system().uuid(), mark: Clock::system().uuid() }
+        Self { link: clock::random_uuid(), mark: clock::random_uuid() }
     }
 
     /// Whether its transaction was committed, by a connection that has nothing else under way. An error says that it cannot

@@ -35,7 +35,7 @@ use super::session::{self, Promise};
 use super::step::{RedeliverWork, StepWork};
 use super::writes::{Statements, Writes};
 use super::{days, describe};
-use crate::clock::{self, Clock};
+use crate::clock;
 use crate::failpoint;
 use crate::store::fleet::Fleet;
 use crate::store::health::Health;
@@ -423,7 +423,7 @@ impl Committer {
             answers.push(decide(&job.work, &mut found, &mut writes));
         }
         failpoint::pass("writer.before_commit");
-        let mark = Mark { link: *id, mark: Clock::system().uuid() };
+        let mark = Mark { link: *id, mark: clock::random_uuid() };
         match tokio::time::timeout(ROUND_TRIP, writes.commit(client, statements, &found, mark)).await {
             Ok(Ok(())) => {
                 failpoint::pass("writer.committed");
@@ -504,7 +504,7 @@ impl Shared {
     async fn connect(&self) -> Result<Link, tokio_postgres::Error> {
         let client = session::for_writer(&self.address, &self.promise).await?;
         let statements = Box::pin(Statements::prepare(&client)).await?;
-        Ok(Link { client, statements, id: Clock::system().uuid() })
+        Ok(Link { client, statements, id: clock::random_uuid() })
     }
 
     fn finish(&self, batch: Vec<Job>, answers: Vec<Answer>) {

@@ -428,8 +428,8 @@ impl<'a> Writes<'a> {
     async fn insert_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows = &self.starts;
         // The end of the lease by the sender's own measure, for whoever looks into a takeover later.
-        let now = clock::instant();
-        let lease = self.member.until.map(|until| micros(until.saturating_duration_since(now)));
+        let now = clock::uptime();
+        let lease = self.member.until.map(|until| micros(now.until(until)));
         let values: Values<'_> = &[
             &column(rows, |row| row.delivery.0),
             &column(rows, |row| number(row.number)),
