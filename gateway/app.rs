@@ -16,7 +16,6 @@ use anyhow::{Context as _, bail};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::access::Tokens;
 use crate::api::{self, Api};
@@ -31,6 +30,7 @@ use crate::gate::{Gate, RedisGate, Servers, Settings};
 use crate::model::secret::SecretText;
 use crate::pipeline::{Lanes, Pipeline, StoreTruth};
 use crate::store::{Changes, ConnectOptions, Store};
+use crate::tasks;
 use crate::telemetry;
 use crate::web::server::{self, Bounds};
 use crate::worker::{Keep, Worker};
@@ -174,14 +174,7 @@ impl App {
             // Aborted when it is dropped: at the end of this.
             let mut following = tokio::task::JoinSet::new();
             let (app, changes) = (Arc::downgrade(&self), self.changes);
-            following.spawn(async move {
-                while AbortOnDropHandle::new(tokio::spawn(follow::follow(app.clone(), changes))).await.is_err() {
-                    tracing::error!(
-                        "the task that follows changes broke off, by a fault of the gateway's own; it begins anew"
-                    );
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-            });
+            following.spawn(tasks::for_good("follow", move || follow::follow(app.clone(), changes)));
             following
         });
 

@@ -254,6 +254,12 @@ impl Gate {
         self.memory().set_paused(who, paused);
     }
 
+    /// Who is paused, as far as this gateway has heard.
+    #[must_use]
+    pub fn paused(&self) -> Vec<Paused> {
+        self.memory().paused()
+    }
+
     /// Takes over a new network, all at once. Counts and pauses stay. `version` grows with every network that is stored;
     /// when this returns, no gateway that shares this gate goes by older rules where they differ.
     pub async fn install(&self, rules: HashMap<ContractId, Arc<GateRules>>, version: u64) {

@@ -22,6 +22,7 @@ pub mod directory;
 pub mod failpoint;
 pub mod model;
 pub mod pace;
+pub mod tasks;
 
 // Its faces.
 pub mod api;

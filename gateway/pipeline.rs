@@ -60,9 +60,6 @@ use send::judge;
 /// How long a stored attempt may take beyond its endpoint's `timeout` before it counts as lost.
 const DEADLINE_SLACK: Duration = Duration::from_secs(10);
 
-/// Pause before a gate is asked again that let through what the store knows to be paused.
-const UNTIL_THE_GATE_KNOWS: Duration = Duration::from_millis(250);
-
 /// Everything a lead's life needs. One per process.
 pub struct Pipeline {
     /// Time and ids.
@@ -314,7 +311,7 @@ impl Pipeline {
             Ok(Granted::Paused) => {
                 self.not_started(entry, ticket, permit, &[]);
                 // The gate has not heard of it, and would say the same again.
-                tokio::time::sleep(UNTIL_THE_GATE_KNOWS).await;
+                self.correct_pauses(&entry.contract).await?;
                 return Ok(Attempted::BackToGate);
             }
             Ok(Granted::Stale) => {

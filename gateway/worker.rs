@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use crate::model::id::{ContractId, PartnerId};
 use crate::model::lead::Lead;
 use crate::pipeline::{Pipeline, Queues};
 use crate::store::{Queued, StoreError};
+use crate::tasks;
 use queue::Queue;
 use window::{Fresh, Item};
 
@@ -35,8 +36,6 @@ const FRESH_LEADS: usize = 20_000;
 const OPENINGS: usize = 8;
 /// Pause between two tries to recover while the store fails.
 const RECOVER_AGAIN: Duration = Duration::from_millis(500);
-/// Pause before a task that broke off begins anew.
-const BEGIN_ANEW: Duration = Duration::from_secs(1);
 
 /// The worker. One per process; cheap to clone.
 #[derive(Clone)]
@@ -157,15 +156,7 @@ impl Worker {
             self.0.pipeline.lanes.share_among(self.0.pipeline.store.gateways());
             let weak = Arc::downgrade(&self.0);
             // Without a lease nothing is sent: it must be kept through faults of our own, too.
-            let lease = tokio::spawn(async move {
-                // Aborted with the one around it: a lease must not outlive its being given up.
-                while AbortOnDropHandle::new(tokio::spawn(fleet::keep_lease(weak.clone()))).await.is_err() {
-                    tracing::error!(
-                        "the task that keeps the lease broke off, by a fault of the gateway's own; it begins anew"
-                    );
-                    tokio::time::sleep(BEGIN_ANEW).await;
-                }
-            });
+            let lease = tokio::spawn(tasks::for_good("lease", move || fleet::keep_lease(weak.clone())));
             *self.0.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.abort_handle());
         }
     }
@@ -236,16 +227,7 @@ impl Inner {
         F: Fn() -> R + Send + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let mut stop = self.stop.subscribe();
-        self.tasks.spawn(async move {
-            while tokio::spawn(begin()).await.is_err() {
-                tracing::error!(task = what, "a task broke off, by a fault of the gateway's own; it begins anew");
-                tokio::select! {
-                    () = tokio::time::sleep(BEGIN_ANEW) => {}
-                    _ = stop.wait_for(|stop| *stop) => return,
-                }
-            }
-        });
+        self.tasks.spawn(tasks::for_good(what, begin));
     }
 }
 

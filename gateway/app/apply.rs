@@ -1,9 +1,12 @@
 //! Applying files to the network: what differs, what may be done about it, and doing it, in a store alone or under a
 //! running gateway.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::App;
+use crate::clock;
 use crate::directory::changes::{self, Difference, What};
 use crate::directory::{Fault, Network, ResourceSet};
 use crate::store::{Kind, ResourceRecord, Store, StoreError};
@@ -30,6 +33,30 @@ pub struct Report {
     pub notes: Vec<String>,
     /// How many resources were changed.
     pub applied: usize,
+    /// Where several gateways may be: at how many of them all this is in force, and how many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_force: Option<(u64, u64)>,
+}
+
+/// How long a gateway may take to follow a change: it looks three times a second, and compiles a large network in seconds.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Waits until what was applied is in force at every gateway on the store, and so in the Redis that they share; at how many
+/// of them it is, and how many there are.
+///
+/// # Errors
+/// When the store fails.
+pub async fn followed(store: &Store) -> Result<(u64, u64), StoreError> {
+    let applied = store.changes().await?.network;
+    let began = clock::instant();
+    loop {
+        let (there, all) = store.in_force_at(applied).await?;
+        if there >= all || began.elapsed() > FOLLOWED_WITHIN {
+            return Ok((there, all));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 impl App {
@@ -98,7 +125,8 @@ pub async fn apply(
     if flags.dry_run || !report.refused.is_empty() {
         return Ok((report, None));
     }
-    if chosen.is_empty() {
+    // Gateways that follow the store read what is behind `file:` references again also where nothing differs.
+    if chosen.is_empty() && !store.is_shared() {
         return Ok((report, network));
     }
     let count = chosen.len();

@@ -48,11 +48,15 @@ pub(super) async fn follow(app: Weak<App>, changes: Changes) {
 async fn look(app: &App, known: &mut Known, first: bool) -> anyhow::Result<()> {
     let pipeline = &app.pipeline;
     let now = tokio::time::timeout(ANSWER_WITHIN, pipeline.store.changes()).await.context("the store is slow")??;
+    if first {
+        pipeline.store.in_force(known.changes.network).await?;
+    }
     let refused = known.refused.filter(|(version, _)| *version == now.network);
     let may_be_tried = refused.is_none_or(|(_, last)| last.elapsed() >= TRY_AGAIN_AFTER);
     if now.network != known.changes.network && may_be_tried {
         if app.reload(refused.is_none()).await? {
             known.changes.network = now.network;
+            pipeline.store.in_force(now.network).await?;
         } else {
             // A secret's file may only be late on this machine.
             known.refused = Some((now.network, clock::instant()));
@@ -68,11 +72,18 @@ async fn look(app: &App, known: &mut Known, first: bool) -> anyhow::Result<()> {
                 }
             }
         }
-        for (kind, id) in known.paused.difference(&paused) {
-            pipeline.learn_paused(*kind, id, false);
-        }
-        for (kind, id) in paused.difference(&known.paused) {
-            pipeline.learn_paused(*kind, id, true);
+        // The gate may have heard elsewhere of what was over before it was seen here.
+        let before: HashSet<_> =
+            std::mem::take(&mut known.paused).into_iter().chain(pipeline.believed_paused()).collect();
+        let resumed = before.difference(&paused).map(|who| (who, false));
+        let since = resumed.chain(paused.difference(&before).map(|who| (who, true)));
+        for ((kind, id), is_paused) in since {
+            if first {
+                pipeline.learn_paused(*kind, id, is_paused);
+            } else {
+                // Redis is told by everybody who hears of it: the one who did it may have died before he could.
+                pipeline.mark_paused(*kind, id, is_paused).await;
+            }
         }
         known.paused = paused;
         known.changes.pauses = now.pauses;

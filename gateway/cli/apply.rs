@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::app::apply::{Flags, Report, apply};
+use crate::app::apply::{Flags, Report, apply, followed};
 use crate::app::control::{self, ApplyRequest, Reach};
 use crate::app::told;
 use crate::clock::Clock;
@@ -17,7 +17,13 @@ pub(super) async fn run(config: &Config, path: &Path, flags: Flags, json: bool) 
             let documents = set.documents().into_iter().map(|((kind, id), document)| (kind, id, document)).collect();
             control::ask(&directory, "/apply", &ApplyRequest { flags, documents }).await?
         }
-        Reach::Store(store) => apply(&store, &set, flags, "apply", Clock::system().now(), None).await?.0,
+        Reach::Store(store) => {
+            let (mut report, _) = apply(&store, &set, flags, "apply", Clock::system().now(), None).await?;
+            if store.is_shared() && !flags.dry_run && report.refused.is_empty() {
+                report.in_force = Some(followed(&store).await?);
+            }
+            report
+        }
     };
     if json {
         super::print_json(&report)?;
@@ -45,6 +51,15 @@ fn tell(report: &Report, flags: Flags) {
         println!("\n{} would change (dry run).", resources(report.changes.len()));
     } else {
         println!("\n{} applied.", resources(report.applied));
+    }
+    match report.in_force {
+        None | Some((_, 0)) => {}
+        Some((there, all)) if there < all => println!(
+            "In force at {there} of {all} gateways; the log of the others says why they cannot use it (a secret that is \
+             missing there, perhaps). They go on by the network before it, and try again every 10 s."
+        ),
+        Some((1, _)) => println!("In force at the one gateway that runs."),
+        Some((there, _)) => println!("In force at all {there} gateways."),
     }
 }
 

@@ -173,6 +173,14 @@ impl MemoryGate {
         }
     }
 
+    pub(super) fn paused(&self) -> Vec<Paused> {
+        self.lock().paused.iter().cloned().collect()
+    }
+
+    pub(super) fn is_paused(&self, who: &Paused) -> bool {
+        self.lock().paused.contains(who)
+    }
+
     pub(super) fn install(&self, rules: HashMap<ContractId, Arc<GateRules>>) {
         self.rules.store(Arc::new(rules));
     }

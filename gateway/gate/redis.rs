@@ -45,6 +45,7 @@ use super::{Answer, AsOf, GateUnavailable, Paused, Shut, Ticket, Told, Truth};
 use crate::clock::Clock;
 use crate::model::id::{ContractId, PartnerId};
 use crate::model::limit::{Place, PlaceKey};
+use crate::tasks;
 use courier::{Errand, Errands};
 use link::Link;
 use question::{Unanswered, Verified};
@@ -121,12 +122,16 @@ impl RedisGate {
             loaders: std::iter::repeat_with(tokio::sync::Mutex::default).take(LOADERS).collect(),
             errands,
         });
-        let keeper = Arc::clone(&shared);
+        let waiting = Arc::new(tokio::sync::Mutex::new(waiting));
+        let [keeper, runner, debtor, comparer] = std::array::from_fn(|_| Arc::clone(&shared));
+        let keep = async move |shared: Arc<Shared>| shared.link.keep().await;
         let tasks = [
-            tokio::spawn(async move { keeper.link.keep().await }),
-            tokio::spawn(courier::run(Arc::clone(&shared), waiting)),
-            tokio::spawn(courier::settle_debts(Arc::clone(&shared))),
-            tokio::spawn(courier::compare(Arc::clone(&shared))),
+            tokio::spawn(tasks::for_good("redis", move || keep(Arc::clone(&keeper)))),
+            tokio::spawn(tasks::for_good("redis errands", move || {
+                courier::run(Arc::clone(&runner), Arc::clone(&waiting))
+            })),
+            tokio::spawn(tasks::for_good("redis debts", move || courier::settle_debts(Arc::clone(&debtor)))),
+            tokio::spawn(tasks::for_good("redis comparison", move || courier::compare(Arc::clone(&comparer)))),
         ];
         Ok(Self { shared, _tasks: tasks.map(AbortOnDropHandle::new) })
     }
@@ -275,6 +280,9 @@ impl RedisGate {
     }
 
     pub(super) async fn flush(&self) {
+        if self.is_up() {
+            self.shared.pay().await;
+        }
         self.shared.errands.until(self.shared.errands.queued().0, FLUSH_WITHIN).await;
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Conclusion, Pipeline, plan};
 use crate::gate::Paused;
+use crate::model::contract::Contract;
 use crate::model::delivery::{DeliveryState, Verdict};
 use crate::model::id::DeliveryId;
 use crate::store::{Audit, Change, DeliveryRecord, NewDelivery, PausedKind, StoreError};
@@ -169,6 +170,28 @@ impl Pipeline {
             Some(who) => self.gate.set_paused(who, paused).await,
             None => self.learn_paused(kind, id, paused),
         }
+    }
+
+    /// Partners and contracts that are paused as far as the gate has heard.
+    #[must_use]
+    pub fn believed_paused(&self) -> Vec<(PausedKind, String)> {
+        let named = |who| match who {
+            Paused::Partner(partner) => (PausedKind::Partner, partner.to_string()),
+            Paused::Contract(contract) => (PausedKind::Contract, contract.to_string()),
+        };
+        self.gate.paused().into_iter().map(named).collect()
+    }
+
+    /// The store says that a contract or its partner is paused, and the gate did not: tells it what is so.
+    pub(crate) async fn correct_pauses(&self, contract: &Contract) -> Result<(), StoreError> {
+        let paused = self.store.paused().await?;
+        for (kind, id) in
+            [(PausedKind::Partner, contract.partner.as_str()), (PausedKind::Contract, contract.id.as_str())]
+        {
+            let is_paused = paused.iter().any(|(other, name)| *other == kind && name == id);
+            self.mark_paused(kind, id, is_paused).await;
+        }
+        Ok(())
     }
 
     /// Tells the gate (or, for a source, the directory) of this process what the store has said.

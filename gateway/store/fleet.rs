@@ -12,6 +12,7 @@
 //! The embedded store has one gateway, kept alone by a lock on its directory: no lease, nobody to take over.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -80,12 +81,30 @@ impl Store {
         on_engine!(self, db => db.attend(name).await)
     }
 
-    /// Renews the lease, and takes over what gateways without one have left.
+    /// Renews the lease; if it may `adopt`, takes over what gateways without one have left.
     ///
     /// # Errors
     /// When the store fails: the lease runs on towards its end.
-    pub async fn heartbeat(&self) -> Result<Heartbeat, StoreError> {
-        on_engine!(self, db => db.heartbeat().await)
+    pub async fn heartbeat(&self, adopt: bool) -> Result<Heartbeat, StoreError> {
+        on_engine!(self, db => db.heartbeat(adopt).await)
+    }
+
+    /// Says, for whoever asks [`Store::in_force_at`], which version of the network is in force at this gateway
+    /// ([`super::Changes::network`]).
+    ///
+    /// # Errors
+    /// When the store fails: the next heartbeat says it.
+    pub async fn in_force(&self, network: u64) -> Result<(), StoreError> {
+        on_engine!(self, db => db.in_force(network).await)
+    }
+
+    /// At how many gateways this version of the network is in force, or a later one; and how many live. On the embedded
+    /// store nobody is counted.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn in_force_at(&self, network: u64) -> Result<(u64, u64), StoreError> {
+        on_engine!(self, db => db.in_force_at(network).await)
     }
 
     /// Gives the lease up, so that others take over at once what is left.
@@ -112,6 +131,8 @@ impl Store {
 /// What this process is among the gateways on its store, as of its last heartbeat.
 pub(super) struct Fleet {
     member: ArcSwap<Member>,
+    /// The version of the network that is in force here.
+    pub(super) network: AtomicU64,
     /// As what it joined; `None` before that.
     pub(super) joined_as: ArcSwapOption<Newcomer>,
 }
@@ -135,6 +156,7 @@ impl Fleet {
         let over = Some(clock::uptime());
         Self {
             member: ArcSwap::from_pointee(Member { token, owned: vec![token], until: over, live: 1 }),
+            network: AtomicU64::new(0),
             joined_as: ArcSwapOption::empty(),
         }
     }

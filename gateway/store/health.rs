@@ -67,69 +67,96 @@ impl Store {
     }
 }
 
-/// What is known of an engine's commits.
+/// What is known of an engine's commits, in each of the lanes that commit beside each other.
 #[derive(Debug)]
 pub(super) struct Health {
     told: watch::Sender<Option<Trouble>>,
-    commits: Mutex<Commits>,
+    lanes: Mutex<Vec<Commits>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Commits {
     /// Since when the present one is under way.
     under_way: Option<Instant>,
+    /// It is under way for too long.
+    hangs: bool,
+    /// Why the last one failed, if it did.
+    fails: Option<String>,
     /// When the last one ended.
     last: Instant,
 }
 
-impl Default for Health {
-    fn default() -> Self {
-        let commits = Commits { under_way: None, last: clock::instant() };
-        Self { told: watch::Sender::new(None), commits: Mutex::new(commits) }
-    }
-}
-
 impl Health {
+    /// That of an engine with so many lanes, which are counted from 0.
+    pub(super) fn of(lanes: usize) -> Self {
+        let commits = Commits { under_way: None, hangs: false, fails: None, last: clock::instant() };
+        Self { told: watch::Sender::new(None), lanes: Mutex::new(vec![commits; lanes]) }
+    }
+
     /// A commit begins.
-    pub(super) fn began(&self) {
-        self.commits().under_way = Some(clock::instant());
+    pub(super) fn began(&self, lane: usize) {
+        self.lanes()[lane].under_way = Some(clock::instant());
     }
 
     /// It succeeded.
-    pub(super) fn works(&self) {
-        self.ended();
-        self.tell(None);
+    pub(super) fn works(&self, lane: usize) {
+        self.change(lane, |commits| {
+            commits.end();
+            commits.fails = None;
+        });
     }
 
     /// It failed through no fault of what was to be written.
-    pub(super) fn fails(&self, why: &str) {
-        self.ended();
-        self.tell(Some(Trouble::Fails(why.to_owned())));
+    pub(super) fn fails(&self, lane: usize, why: &str) {
+        self.change(lane, |commits| {
+            commits.end();
+            commits.fails = Some(why.to_owned());
+        });
     }
 
     /// It ended, and says nothing about the engine.
-    pub(super) fn ended(&self) {
-        let mut commits = self.commits();
-        (commits.under_way, commits.last) = (None, clock::instant());
+    pub(super) fn ended(&self, lane: usize) {
+        self.change(lane, Commits::end);
+    }
+
+    /// What a commit beside the lanes showed, for all of them.
+    pub(super) fn probed(&self, fails: Option<&str>) {
+        let mut lanes = self.lanes();
+        for commits in lanes.iter_mut() {
+            commits.fails = fails.map(str::to_owned);
+            commits.last = clock::instant();
+        }
+        self.tell(&lanes);
     }
 
     /// Looks at the clock; returns how much should be written to try it, if a commit should be tried, for nobody else may.
     fn look(&self) -> Option<u32> {
-        let commits = self.commits();
-        if let Some(since) = commits.under_way {
-            let hangs = since.elapsed() > HANGS_AFTER;
-            drop(commits);
-            if hangs {
-                self.tell(Some(Trouble::Hangs));
-            }
+        let mut lanes = self.lanes();
+        for commits in lanes.iter_mut() {
+            commits.hangs = commits.under_way.is_some_and(|since| since.elapsed() > HANGS_AFTER);
+        }
+        self.tell(&lanes);
+        if lanes.iter().any(|commits| commits.hangs) {
             return None;
         }
-        let idle = commits.last.elapsed() > IDLE_AFTER;
-        drop(commits);
-        if self.told.borrow().is_some() { Some(PROBE_AFTER_TROUBLE) } else { idle.then_some(PROBE) }
+        if lanes.iter().any(|commits| commits.fails.is_some()) {
+            return Some(PROBE_AFTER_TROUBLE);
+        }
+        let idle = |commits: &Commits| commits.under_way.is_none() && commits.last.elapsed() > IDLE_AFTER;
+        lanes.iter().all(idle).then_some(PROBE)
     }
 
-    fn tell(&self, trouble: Option<Trouble>) {
+    fn change(&self, lane: usize, change: impl FnOnce(&mut Commits)) {
+        let mut lanes = self.lanes();
+        change(&mut lanes[lane]);
+        self.tell(&lanes);
+    }
+
+    /// A lane that works does not speak for one that does not.
+    fn tell(&self, lanes: &[Commits]) {
+        let fails = lanes.iter().find_map(|commits| commits.fails.clone()).map(Trouble::Fails);
+        let hangs = lanes.iter().any(|commits| commits.hangs).then_some(Trouble::Hangs);
+        let trouble = fails.or(hangs);
         self.told.send_if_modified(|told| {
             let changed = *told != trouble;
             if changed {
@@ -144,7 +171,13 @@ impl Health {
         });
     }
 
-    fn commits(&self) -> std::sync::MutexGuard<'_, Commits> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lanes(&self) -> std::sync::MutexGuard<'_, Vec<Commits>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Commits {
+    fn end(&mut self) {
+        (self.under_way, self.hangs, self.last) = (None, false, clock::instant());
     }
 }

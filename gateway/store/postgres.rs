@@ -156,10 +156,7 @@ impl Postgres {
             Ok(written) => written,
             Err(_) => Err(StoreError::Failed("the database did not answer in time".to_owned())),
         };
-        match &written {
-            Ok(()) => self.health().works(),
-            Err(error) => self.health().fails(&error.to_string()),
-        }
+        self.health().probed(written.as_ref().err().map(ToString::to_string).as_deref());
         written
     }
 

@@ -3,6 +3,7 @@
 
 use super::audit::Audit;
 use super::{Store, StoreError};
+use crate::model::id::ContractId;
 use crate::model::words;
 use jiff::Timestamp;
 
@@ -92,6 +93,14 @@ impl Store {
     /// When the store cannot be read.
     pub async fn changes(&self) -> Result<Changes, StoreError> {
         on_engine!(self, db => db.changes().await)
+    }
+
+    /// Whether there is such a contract, in force here or not.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn has_contract(&self, id: &ContractId) -> Result<bool, StoreError> {
+        on_engine!(self, db => db.has_contract(id.clone()).await)
     }
 
     /// Every resource.

@@ -32,7 +32,9 @@ pub(super) async fn keep_lease(inner: Weak<Inner>) {
 
 async fn beat(inner: &Arc<Inner>, round: u32) -> Result<(), StoreError> {
     let pipeline = &inner.pipeline;
-    let heard = pipeline.store.heartbeat().await?;
+    // A gateway that drains takes over nothing: the next one does.
+    let adopt = !*inner.stop.borrow();
+    let heard = pipeline.store.heartbeat(adopt).await?;
     let gateways = pipeline.store.gateways();
     if pipeline.lanes.share_among(gateways) {
         tracing::info!(fleet.gateways = gateways, "each partner's concurrency and rate are shared by so many gateways");
@@ -42,8 +44,7 @@ async fn beat(inner: &Arc<Inner>, round: u32) -> Result<(), StoreError> {
     if heard.reborn {
         tracing::warn!("the lease had ended and another gateway carries on with what waited here; going on afresh");
     }
-    // A gateway that drains takes over nothing: the next one does.
-    if *inner.stop.borrow() {
+    if !adopt {
         return Ok(());
     }
     if heard.adopted > 0 {

@@ -1,11 +1,11 @@
 //! What happens by the clock: retention once an hour, gauges every few seconds.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Inner;
+use super::{Inner, recovery};
 use crate::telemetry;
 
 /// How often gauges are refreshed.
@@ -32,12 +32,25 @@ pub(super) async fn keep_house(inner: Weak<Inner>, mut stop: watch::Receiver<boo
             tidy_in -= 1;
             telemetry::upkeep();
             gauges(&inner, round.is_multiple_of(COUNT_EVERY)).await;
+            look_at_queues(&inner, round).await;
         }
         round = round.wrapping_add(1);
         tokio::select! {
             () = tokio::time::sleep(GAUGES_EVERY) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
+    }
+}
+
+/// What was stored and never announced, by a fault of the gateway's own, is found. (With several gateways, their heartbeats
+/// see to it.)
+async fn look_at_queues(inner: &Arc<Inner>, round: u32) {
+    let due = round > 0 && round.is_multiple_of(COUNT_EVERY);
+    if due
+        && !inner.pipeline.store.is_shared()
+        && let Err(error) = recovery::take_up_queues(inner).await
+    {
+        tracing::warn!(store.error = %error, "the queues could not be looked at; they are in a minute");
     }
 }
 

@@ -60,7 +60,14 @@ pub(super) async fn conclude_lost_attempts(inner: &Arc<Inner>) -> Result<usize, 
         found += page.len();
         for record in page {
             failpoint::pass("recovery.open_attempt");
-            pipeline.lost_attempt(record).await?;
+            let delivery = record.delivery.id;
+            if let Err(error) = pipeline.lost_attempt(record).await {
+                if pipeline.store.trouble().is_some() || matches!(error, StoreError::Closed | StoreError::Busy) {
+                    return Err(error);
+                }
+                // The others must not wait for one that cannot be read.
+                tracing::error!(delivery.id = %delivery, store.error = %error, "a lost attempt cannot be concluded");
+            }
         }
     }
 }

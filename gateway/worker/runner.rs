@@ -2,6 +2,7 @@
 //! pipeline. While the contract is shut it passes waiting deliveries over as the contract says, ends those that have
 //! waited too long, and sleeps until the next opening, the next retry, or the bell.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::window::{Item, Which};
 use crate::directory::ContractEntry;
 use crate::gate::{Answer, Shut, Ticket};
 use crate::model::delivery::ShutReason;
+use crate::model::id::DeliveryId;
 use crate::pipeline::{Attempted, Go, Permit, Pipeline, Space};
 use crate::routing::advance::{AtShut, Terms};
 use crate::store::{QueueKey, Queued, StoreError};
@@ -21,6 +23,8 @@ use crate::telemetry;
 
 /// How long to wait after the store or the gate could not answer.
 const TROUBLE_PAUSE: Duration = Duration::from_millis(250);
+/// How long to wait for a network that has the contract.
+const NOT_IN_FORCE_PAUSE: Duration = Duration::from_secs(5);
 /// How long to wait for room among all attempts, unless one of the contract's own ends before.
 const CROWDED_PAUSE: Duration = Duration::from_millis(200);
 /// How long a contract that opens has its turn at most.
@@ -60,6 +64,18 @@ enum Sweep {
     /// Up to here; `None`: not begun.
     After(Option<QueueKey>),
     Done,
+}
+
+impl Sweep {
+    /// So that what was received then is looked at, too.
+    fn back_to(self, received_at: Timestamp) -> Self {
+        let before = received_at.checked_sub(SignedDuration::from_micros(1)).unwrap_or(Timestamp::MIN);
+        match self {
+            Self::After(None) => Self::After(None),
+            Self::After(Some((so_far, id))) if so_far < received_at => Self::After(Some((so_far, id))),
+            Self::After(Some(_)) | Self::Done => Self::After(Some((before, DeliveryId(uuid::Uuid::max())))),
+        }
+    }
 }
 
 /// When to look at the queue again.
@@ -161,6 +177,11 @@ impl Runner {
         };
         let network = self.pipeline.directory.network();
         let Some(entry) = network.contract(&self.queue.contract).cloned() else {
+            if self.pipeline.store.has_contract(&self.queue.contract).await? {
+                // Only this gateway cannot use it yet, and has taken over from one that could.
+                tracing::warn!(contract.id = %self.queue.contract, "deliveries wait: the newest network is not in force here");
+                return Ok(Next::Pause(NOT_IN_FORCE_PAUSE));
+            }
             return self.work_off(vec![Ending::Orphaned(first)]).await;
         };
         match self.pipeline.shut(&entry, now).await {
@@ -280,7 +301,7 @@ impl Runner {
                 Ok(outcome) => outcome,
                 Err(panic) => {
                     tracing::error!(delivery.id = %queued.id, panicked = panic.is_panic(), "an attempt broke off");
-                    pipeline.broke_off(&queued, &ticket).await.map(|()| Attempted::Done)
+                    conclude_what_broke_off(&pipeline, &queued, &ticket).await
                 }
             };
             let put_back = match outcome {
@@ -326,6 +347,9 @@ impl Runner {
         let from_start = !self.seen_open;
         let fresh = Hold { since: now, from_start, swept: Sweep::After(None), confirmed: None };
         let hold = self.hold.get_or_insert(fresh);
+        if let Some((received_at, _)) = self.queue.window().left_since() {
+            hold.swept = hold.swept.back_to(received_at);
+        }
         let policy = Policy::of(entry, shut, now);
         let mut endings = Vec::new();
         let mut staying = Vec::new();
@@ -395,6 +419,7 @@ impl Runner {
         const AT_A_TIME: usize = 32;
         let mut endings = endings.into_iter();
         let mut under_way = tokio::task::JoinSet::new();
+        let mut by_task = HashMap::new();
         let mut failed = None;
         loop {
             while under_way.len() < AT_A_TIME
@@ -405,10 +430,18 @@ impl Runner {
                     continue;
                 }
                 let pipeline = Arc::clone(&self.pipeline);
-                under_way.spawn(async move { (queued, ending.record(&pipeline).await) });
+                let task = under_way.spawn(async move { ending.record(&pipeline).await });
+                by_task.insert(task.id(), queued);
             }
-            let Some(ended) = under_way.join_next().await else { break };
-            let Ok((queued, outcome)) = ended else { continue };
+            let Some(ended) = under_way.join_next_with_id().await else { break };
+            let (task, outcome) = match ended {
+                Ok(ended) => ended,
+                Err(broken) => {
+                    tracing::error!(panicked = broken.is_panic(), "the end of a wait broke off; it is tried again");
+                    (broken.id(), Err(StoreError::Failed("the end of a wait broke off".to_owned())))
+                }
+            };
+            let Some(queued) = by_task.remove(&task) else { continue };
             let mut window = self.queue.window();
             window.done(queued.id);
             if let Err(error) = outcome {
@@ -417,6 +450,25 @@ impl Runner {
             }
         }
         failed.map_or(Ok(Next::Again), Err)
+    }
+}
+
+/// What a broken attempt has left is concluded before anything else happens to it.
+async fn conclude_what_broke_off(
+    pipeline: &Pipeline,
+    queued: &Queued,
+    ticket: &Ticket,
+) -> Result<Attempted, StoreError> {
+    loop {
+        match pipeline.broke_off(queued, ticket).await {
+            Ok(()) => return Ok(Attempted::Done),
+            Err(StoreError::Closed) => return Err(StoreError::Closed),
+            Err(error) => {
+                tracing::warn!(delivery.id = %queued.id, store.error = %error, "a broken attempt cannot be concluded yet");
+                tokio::time::sleep(TROUBLE_PAUSE).await;
+                pipeline.store.well().await;
+            }
+        }
     }
 }
 

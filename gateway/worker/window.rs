@@ -71,6 +71,8 @@ struct Side {
     boundary: Option<QueueKey>,
     /// The first of what was left to the store since the last refill began, which that refill may not have seen.
     missed: Option<QueueKey>,
+    /// The first of what was left to the store since [`Window::left_since`] was last asked.
+    left: Option<QueueKey>,
 }
 
 impl Side {
@@ -85,6 +87,7 @@ impl Side {
 
     fn miss(&mut self, key: QueueKey) {
         self.missed = Some(self.missed.map_or(key, |first| first.min(key)));
+        self.left = Some(self.left.map_or(key, |first| first.min(key)));
     }
 
     /// Leaves the last ones to the store.
@@ -123,7 +126,7 @@ impl Window {
     /// An empty window; `more` when the store may hold waiting deliveries.
     #[must_use]
     pub fn new(capacity: usize, more: bool) -> Self {
-        let side = || Side { items: BTreeMap::new(), capacity, more, boundary: None, missed: None };
+        let side = || Side { items: BTreeMap::new(), capacity, more, boundary: None, missed: None, left: None };
         Self { ready: side(), due: side(), in_hand: HashSet::new(), left: None }
     }
 
@@ -240,6 +243,12 @@ impl Window {
     #[must_use]
     pub fn has_more_ready(&self) -> bool {
         self.ready.more
+    }
+
+    /// The first of the ready ones that were left to the store since this was last asked: whoever goes through those there
+    /// may have missed it.
+    pub fn left_since(&mut self) -> Option<QueueKey> {
+        self.ready.left.take()
     }
 
     /// Whether more are in the store than here.

@@ -115,7 +115,7 @@ async fn drains_oldest_first_in_flat_memory(leads: usize, drained: usize) {
     assert_eq!(gateway.act("/v1/contracts/bright/resume", &json!({})).await.status, 200);
     let began = clock::instant();
     while bright.count() < drained {
-        assert!(began.elapsed() < Duration::from_mins(1), "{} of {drained} in a minute", bright.count());
+        assert!(began.elapsed() < Duration::from_mins(5), "{} of {drained} in five minutes", bright.count());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     the_other_is_served(&gateway, "meanwhile").await;
@@ -147,7 +147,7 @@ async fn two_hundred_thousand_that_wait_cost_little_start_fast_and_drain_oldest_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes and 4 GiB of disk, on a quiet machine and a release build: make measure"]
 async fn two_million_that_wait_cost_little_start_fast_and_drain_oldest_first() {
-    drains_oldest_first_in_flat_memory(2_000_000, 5_000).await;
+    drains_oldest_first_in_flat_memory(2_000_000, 200_000).await;
 }
 
 /// A campaign with one source, whose key is `test-key-of-ID` and hyphens up to twenty characters.

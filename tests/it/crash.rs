@@ -14,7 +14,7 @@ mod fleet;
 mod partners;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::pin::Pin;
@@ -126,6 +126,8 @@ struct Front {
     pace: Duration,
     /// A staff token, made once a gateway is up.
     token: Box<dyn Fn() -> String>,
+    /// Open attempts of gateways that have died, by their process; asked right after the death of the one given.
+    open: Box<dyn Fn(u32) -> HashMap<u32, usize>>,
     /// The counts of places, and what they are when they are counted again; with all gateways stopped.
     recount: Box<dyn Fn() -> Pin<Box<dyn Future<Output = Recount>>>>,
 }
@@ -205,12 +207,18 @@ rejected = {{ json = "$.answer", equals = "refused" }}
 
 /// One gateway on an embedded store, which counts in its own memory.
 fn on_sqlite(world: &Arc<World>) -> Front {
-    let (starting, telling, counting) = (Arc::clone(world), Arc::clone(world), Arc::clone(world));
+    let [starting, telling, opening, counting] = std::array::from_fn(|_| Arc::clone(world));
     let starter: Starter = Box::new(move |_| starting.command(&["serve"]));
     Front {
         fleet: Fleet::new(1, world.path("log"), starter),
         pace: PACE,
         token: Box::new(move || telling.new_token("tester", "admin")),
+        open: Box::new(move |dead| {
+            let database = rusqlite::Connection::open(opening.path("data/gateway.db")).unwrap();
+            let open = "SELECT count(*) FROM attempt WHERE ended_at IS NULL";
+            let open: u32 = database.query_row(open, [], |row| row.get(0)).unwrap();
+            HashMap::from([(dead, open as usize)])
+        }),
         recount: Box::new(move || {
             let data = counting.path("data");
             Box::pin(async move { recounted(&Store::open(&data).unwrap()).await })
@@ -228,10 +236,19 @@ fn on_postgres(network: &str, servers: &Arc<(Postgres, Redis)>) -> Front {
     let gate = format!("url = \"{}\"\nprefix = \"{}\"", servers.1.url(), url.rsplit('/').next().unwrap_or_default());
     let world = Arc::new(World::shared(network, &url, &gate));
     let (starting, telling) = (Arc::clone(&world), Arc::clone(&world));
+    let (asked, database) = (Arc::clone(servers), url.clone());
     Front {
         fleet: Fleet::new(ON_POSTGRES, world.path("log"), Box::new(move |_| starting.command(&["serve"]))),
         pace: PACE_ON_POSTGRES,
         token: Box::new(move || telling.new_token("tester", "admin")),
+        open: Box::new(move |_| {
+            // Of all the dead: a commit that was on its way when its sender died may come later.
+            let open = "SELECT substring(name from '[0-9]+$'), count(*) FROM attempt JOIN gateway ON token = gateway
+                        WHERE ended_at IS NULL GROUP BY 1";
+            let rows = asked.0.psql(&database, open);
+            let row = |line: &str| line.split_once('|').map(|(pid, n)| (pid.parse().unwrap(), n.parse().unwrap()));
+            rows.lines().filter_map(row).collect()
+        }),
         recount: Box::new(move || {
             let url = url.clone();
             Box::pin(async move { recounted(&Store::connect(&url, &ConnectOptions::default()).await.unwrap()).await })
@@ -262,6 +279,7 @@ where
     let sources = Sources::start(SOURCES, front.pace, seed, &fleet.addresses);
     let mut dice = Dice::new(seed, "victims");
     let (mut died, mut by_name): (Vec<Timestamp>, BTreeMap<_, usize>) = (Vec::new(), BTreeMap::new());
+    let mut lost = Lost::default();
     for death in schedule(seed, kills, fleet.size()) {
         let victim = dice.index(fleet.size());
         // The one before it, who is down, is back while this one dies.
@@ -270,9 +288,9 @@ where
                 fleet.start(n, None).await;
             }
         }
-        if fleet.is_up(victim) {
-            fleet.kill(victim);
+        if let Some(pid) = fleet.kill(victim) {
             died.push(Clock::system().now());
+            lost.note(pid, &(front.open)(pid));
         }
         let armed = match death {
             Death::At(point, n, false) => Some(format!("kill:{point}:{n}")),
@@ -299,18 +317,29 @@ where
                 }
             }
         }
-        fleet.kill(victim);
+        if let Some(pid) = fleet.kill(victim) {
+            lost.note(pid, &(front.open)(pid));
+        }
         died.push(Clock::system().now());
         *by_name.entry(name).or_default() += 1;
     }
 
+    // A last look, at those who died last.
+    lost.note_all(&(front.open)(0));
     fleet.start_all().await;
     let account = sources.end().await;
     let address = fleet.addresses.lock().unwrap()[0].unwrap();
     let client = fleet::client(Duration::from_mins(1));
     let reader = Reader { address, token, client };
-    let moving = reader.quiet().await.err();
-    let books = Books { contracts: &CONTRACTS, buyers: &BUYERS, partners: &partners, account: &account, kills: &died };
+    let moving = reader.quiet(|| partners.iter().map(Partner::count).sum()).await.err();
+    let books = Books {
+        contracts: &CONTRACTS,
+        buyers: &BUYERS,
+        partners: &partners,
+        account: &account,
+        kills: &died,
+        open: lost.sum(),
+    };
     let mut findings = books.check(&reader).await;
     findings.violations.extend(moving.map(|page| format!("never quiet: {page}")));
     front.fleet.stop().await;
@@ -331,6 +360,28 @@ where
         refused: account.refused,
         unanswered: account.unanswered,
         kills: by_name,
+    }
+}
+
+/// The attempts that were open when their gateways died, by process.
+#[derive(Default)]
+struct Lost(HashMap<u32, usize>);
+
+impl Lost {
+    fn note(&mut self, dead: u32, open: &HashMap<u32, usize>) {
+        self.0.entry(dead).or_default();
+        self.note_all(open);
+    }
+
+    /// Of a process that lives yet nothing is said.
+    fn note_all(&mut self, open: &HashMap<u32, usize>) {
+        for (pid, most) in &mut self.0 {
+            *most = open.get(pid).copied().unwrap_or(0).max(*most);
+        }
+    }
+
+    fn sum(&self) -> usize {
+        self.0.values().sum()
     }
 }
 

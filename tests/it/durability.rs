@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +16,7 @@ use serde_json::json;
 
 use crate::harness::{Gateway, JsonBody as _, KEY, World, buyer, lead, memory, text_at};
 use crate::partner_stub::{Behaviour, Stub};
+use crate::servers::disk::SmallDisk;
 
 /// A world whose one contract keeps every lead waiting.
 fn world_that_waits() -> World {
@@ -28,40 +27,6 @@ fn world_that_waits() -> World {
         "schedule = { mon = \"03:00-03:01\" }\nwhen_closed = \"hold\"\nhold_for = \"30d\"",
         "",
     ))
-}
-
-/// Whether a command can be run here and succeeds.
-fn can(command: &str, arguments: &[&str]) -> bool {
-    Command::new(command).args(arguments).output().is_ok_and(|output| output.status.success())
-}
-
-/// A file system of its own for the data directory.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path, size: &str) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let mounted =
-            can("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs", &at.display().to_string()]);
-        mounted.then(|| Self(at.to_owned()))
-    }
-
-    fn fill(&self) {
-        let mut ballast = std::fs::File::create(self.0.join("ballast")).unwrap();
-        for piece in [1 << 16, 1 << 12, 1] {
-            while ballast.write_all(&vec![b'x'; piece]).is_ok() {}
-        }
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.0.join("ballast")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        can("umount", &["-l", &self.0.display().to_string()]);
-    }
 }
 
 /// Posts leads until one is answered otherwise than `status`; returns the e-mail addresses of those, and of that one.
@@ -116,10 +81,7 @@ async fn all_leads(gateway: &Gateway) -> BTreeMap<String, serde_json::Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_answered_503_and_leaves_nothing_half_stored() {
     let world = world_that_waits();
-    let Some(disk) = SmallDisk::mount(&world.path("data"), "8m") else {
-        eprintln!("skipped: no file system may be mounted here (needs root)");
-        return;
-    };
+    let Some(mut disk) = SmallDisk::mount(&world.path("data"), 8) else { return };
     let gateway = world.start().await;
     assert_eq!(gateway.post(&lead("first@example.com")).await.status, 202);
     disk.fill();

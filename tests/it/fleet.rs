@@ -18,6 +18,7 @@ use crate::harness::{Gateway, JsonBody as _, KEY, World, buyer, lead, text_at};
 use crate::partner_stub::{Behaviour, Step, Stub};
 use crate::servers::postgres::Postgres;
 use crate::servers::redis::Redis;
+use crate::servers::state;
 
 const OK: &str = r#"{"ok": true}"#;
 
@@ -119,37 +120,122 @@ async fn a_gateway_that_was_stopped_past_its_lease_sends_nothing_that_another_ha
     let takes = Stub::start(Behaviour::ok(OK)).await;
     // An attempt that is given up soon, so that the test need not wait long for its deadline.
     let world = shared.world(&buyer("takes", &takes.url("/"), "", "", "timeout = \"1s\"\nconnect_timeout = \"1s\""));
-    let mut command = world.command(&["serve"]);
-    // Right between the commit of its fifth attempt and the sending.
-    command.env("GATEWAY_TEST_POINT", "stop:attempt.committed:5");
-    let stopped = world.start_as(command).await;
     let other = world.start().await;
-    let mut leads = Vec::new();
-    for number in 0..4 {
-        let id = stopped.post(&lead(&format!("s{number}@example.com"))).await.at("/lead_id");
-        stopped.lead_becomes(&id, "sold").await;
-        leads.push(id);
+    // Each is stopped around its third attempt: before its commit, between that and the sending, and with the request on
+    // its way. What becomes of it meanwhile, and how the attempt ends.
+    let (mut stopped, mut answers) = (Vec::new(), Vec::new());
+    for (point, meanwhile, class) in [
+        ("attempt.ticket", "accepted", "response"),
+        ("attempt.committed", "unknown", "not_sent"),
+        ("dispatch.handed_over", "unknown", "timeout"),
+    ] {
+        let mut command = world.command(&["serve"]);
+        command.env("GATEWAY_TEST_POINT", format!("stop:{point}:3"));
+        let gateway = world.start_as(command).await;
+        let id = loop {
+            // It may stop before it answers.
+            let email = format!("{point}.{}@example.com", answers.len());
+            let post = gateway.client.post(gateway.url("/v1/campaigns/solar/leads")).bearer_auth(KEY);
+            answers.push(tokio::spawn(post.json_body(&lead(&email)).timeout(Duration::from_mins(3)).send()));
+            let is_it = |lead: &Value| text_at(lead, "/fields/email") == email;
+            let all = |page: &Value| page["items"].as_array().is_some_and(|all| all.iter().any(is_it));
+            let page = other.eventually("/v1/leads?limit=50", all).await;
+            let id = text_at(page["items"].as_array().unwrap().iter().find(|lead| is_it(lead)).unwrap(), "/lead_id");
+            let is_sold = async || text_at(&other.lead(&id).await, "/status") == "sold";
+            while state(gateway.pid()) != 'T' && !is_sold().await {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            if state(gateway.pid()) == 'T' {
+                break id;
+            }
+        };
+        stopped.push((gateway, point, id, meanwhile, class));
     }
-    leads.push(stopped.post(&lead("s4@example.com")).await.at("/lead_id"));
-    // Its attempt is committed and not sent; beyond its deadline the other gateway says that nobody can know.
-    let path = format!("/v1/leads/{}", leads[4]);
-    let delivery = other.eventually(&path, |lead| {
-        lead["deliveries"].as_array().is_some_and(|all| all.iter().any(|one| text_at(one, "/state") == "unknown"))
-    });
-    tokio::time::timeout(Duration::from_secs(40), delivery).await.expect("a stopped gateway is taken over");
-    signal(&stopped, "CONT");
-    // The one that goes on knows better: nothing was sent, so it may be sent now, by whoever has it.
-    other.lead_becomes(&leads[4], "sold").await;
-    assert_eq!(sent_to(&takes).1.len(), 5);
-    let last = other.lead(&leads[4]).await;
-    let id = text_at(&last, "/deliveries/0/id");
-    let last = other.get(&format!("/v1/deliveries/{id}")).await;
-    assert_eq!(text_at(&last, "/attempts/0/class"), "not_sent", "{last:#}");
-    // It works on, as one of the gateways that there are.
-    let after = stopped.post_and_wait(&lead("after@example.com")).await;
-    assert_eq!(after.at("/status"), "sold");
-    stopped.finish().await;
+    for (_, point, id, meanwhile, _) in &stopped {
+        // Another one takes it over; of an attempt that was committed it says, past its deadline, that nobody can know.
+        let path = format!("/v1/leads/{id}");
+        let taken_over = other.eventually(&path, |lead| {
+            lead["deliveries"].as_array().is_some_and(|all| all.iter().any(|one| text_at(one, "/state") == *meanwhile))
+        });
+        tokio::time::timeout(Duration::from_mins(1), taken_over).await.unwrap_or_else(|_| panic!("stopped at {point}"));
+    }
+    for (gateway, ..) in &stopped {
+        signal(gateway, "CONT");
+    }
+    // The one that goes on knows better: what was not sent may be sent now, by whoever has it; what has its time-out behind
+    // it stays unknown.
+    for (_, _, id, _, class) in &stopped {
+        let delivery = text_at(&other.lead(id).await, "/deliveries/0/id");
+        let ends = |delivery: &Value| text_at(delivery, "/attempts/0/class") == *class;
+        other.eventually(&format!("/v1/deliveries/{delivery}"), ends).await;
+        if *class != "timeout" {
+            other.lead_becomes(id, "sold").await;
+        }
+    }
+    for (gateway, point, ..) in stopped {
+        // It works on, as one of the gateways that there are.
+        let after = gateway.post_and_wait(&lead(&format!("{point}.after@example.com"))).await;
+        assert_eq!(after.at("/status"), "sold", "stopped at {point}");
+        gateway.stop().await;
+    }
+    let posted = answers.len();
+    for answer in answers {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 202);
+    }
+    // Each once, whatever was going on.
+    assert_eq!(sent_to(&takes).1.len(), posted + 3);
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_pause_or_resume_whose_teller_died_reaches_every_gateway_all_the_same() {
+    let shared = Shared::start();
+    let takes = Stub::start(Behaviour::ok(OK)).await;
+    let world = shared.world(&buyer("takes", &takes.url("/"), "", "when_paused = \"hold\"", ""));
+    let (one, other) = (world.start().await, world.start().await);
+    assert_eq!(one.act("/v1/contracts/takes/pause", &json!({})).await.status, 200);
+    let held = other.post(&lead("held@example.com")).await.at("/lead_id");
+    let paused = |page: &Value| text_at(page, "/items/0/held/reason") == "paused";
+    other.eventually("/v1/deliveries?held=true", paused).await;
+    // As whoever resumed it left it when he died: the database knows, and Redis does not.
+    shared.postgres.psql(&world.store_url(), "DELETE FROM paused; UPDATE change SET pauses = pauses + 1");
+    other.lead_becomes(&held, "sold").await;
+    one.finish().await;
     other.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_gateway_that_cannot_use_the_newest_network_ends_nothing_that_it_takes_over() {
+    let shared = Shared::start();
+    let takes = Stub::start(Behaviour::ok(OK)).await;
+    let world = shared.world("");
+    let behind = world.start().await;
+    let with_key = |arguments: &[&str]| {
+        let mut command = world.command(arguments);
+        command.env("NEW_PARTNERS_KEY", "a-key-that-only-some-have");
+        command
+    };
+    let able = world.start_as(with_key(&["serve"])).await;
+    let endpoint = "headers = { X-Key = \"env:NEW_PARTNERS_KEY\" }";
+    world.write("network/new.toml", &buyer("takes", &takes.url("/"), "", "when_paused = \"hold\"", endpoint));
+    let applied = with_key(&["apply", world.path("network").to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&applied.stdout);
+    assert!(applied.status.success() && said.contains("In force at 1 of 2 gateways"), "{applied:?}");
+    assert_eq!(able.act("/v1/contracts/takes/pause", &json!({})).await.status, 200);
+    let waits = able.post(&lead("waits@example.com")).await.at("/lead_id");
+    able.kill();
+    // It is not deleted: the one that has it now only does not know it.
+    let began = clock::instant();
+    while !world.log().contains("the newest network is not in force here") {
+        assert!(began.elapsed() < TAKEOVER, "nobody took it over");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(text_at(&behind.lead(&waits).await, "/deliveries/0/state"), "queued");
+    let able = world.start_as(with_key(&["serve"])).await;
+    assert_eq!(able.act("/v1/contracts/takes/resume", &json!({})).await.status, 200);
+    behind.stop().await;
+    able.lead_becomes(&waits, "sold").await;
+    able.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -358,10 +444,18 @@ async fn futures_all<F: Future + Send>(futures: impl Iterator<Item = F>) -> Vec<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_partner_sees_no_more_open_requests_from_two_gateways_than_its_concurrency() {
+async fn a_partner_sees_no_more_open_requests_and_no_higher_rate_from_two_gateways_than_from_one() {
     let shared = Shared::start();
     let slow = Stub::start(Behaviour::ok(OK).after(Step::Pause(Duration::from_millis(100)))).await;
-    let world = shared.world(&buyer("slow", &slow.url("/"), "", "", "concurrency = 4"));
+    let paced = Stub::start(Behaviour::ok(OK)).await;
+    let only = |name: &str| format!("filters = {{ field = \"name\", equals = \"{name}\" }}");
+    let world = shared.world(
+        &[
+            buyer("slow", &slow.url("/"), "", &only("slow"), "concurrency = 4"),
+            buyer("paced", &paced.url("/"), "", &only("paced"), "rate = \"20/1s\""),
+        ]
+        .concat(),
+    );
     let gateways = [world.start().await, world.start().await];
     for gateway in &gateways {
         // From the second heartbeat on each knows of the other.
@@ -378,13 +472,23 @@ async fn a_partner_sees_no_more_open_requests_from_two_gateways_than_its_concurr
     }
     let mut ids = Vec::new();
     for number in 0..40 {
-        ids.push(gateways[number % 2].post(&lead(&format!("c{number}@example.com"))).await.at("/lead_id"));
+        for name in ["slow", "paced"] {
+            let lead = json!({"email": format!("{name}{number}@example.com"), "name": name});
+            ids.push(gateways[number % 2].post(&lead).await.at("/lead_id"));
+        }
     }
     for id in &ids {
         gateways[0].lead_becomes(id, "sold").await;
     }
     assert!(slow.most_at_once() <= 4, "{} were open at once", slow.most_at_once());
     assert!(slow.most_at_once() > 2, "both gateways send");
+    let times: Vec<_> = paced.requests().iter().map(|request| request.at).collect();
+    // What leaves at a pace may still arrive a little closer together.
+    let window = Duration::from_millis(900);
+    for (first, time) in times.iter().enumerate() {
+        let within = times[first..].iter().take_while(|later| later.duration_since(*time) < window).count();
+        assert!(within <= 20, "{within} requests within {window:?}");
+    }
     for gateway in gateways {
         gateway.finish().await;
     }

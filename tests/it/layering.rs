@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Each module with the modules of this crate that it may name. `clock`, `failpoint` and `model` may be named by all.
+/// Each module with the modules of this crate that it may name. `clock`, `failpoint`, `model` and `tasks` may be named by all.
 const MAY_KNOW: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("failpoint", &[]),
     ("model", &[]),
     ("pace", &[]),
+    ("tasks", &[]),
     // The stages know the model and not each other.
     ("intake", &[]),
     ("routing", &[]),
@@ -119,6 +120,7 @@ fn no_arrow_runs_back_up() {
                 || to == "model"
                 || to == "clock"
                 || to == "failpoint"
+                || to == "tasks"
                 || may.contains(&to.as_str())
                 || to.is_empty();
             let by_macro = to.starts_with(char::is_uppercase);

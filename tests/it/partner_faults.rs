@@ -64,6 +64,10 @@ async fn sales(gateway: &Gateway, round: &str, many: usize) -> Vec<Duration> {
     took
 }
 
+fn p50(sorted: &[Duration]) -> Duration {
+    sorted[sorted.len() / 2]
+}
+
 fn p90(sorted: &[Duration]) -> Duration {
     sorted[(sorted.len() * 9).div_ceil(10) - 1]
 }
@@ -72,15 +76,16 @@ fn p99(sorted: &[Duration]) -> Duration {
     sorted[(sorted.len() * 99).div_ceil(100) - 1]
 }
 
-/// How long the healthy one's sales take (p90 or p99) alone and beside the others, in rounds that take turns, and what the process used at most.
+/// How long each of the healthy one's sales took, alone and beside the others, in rounds that take turns; and what the process
+/// used at most.
 struct Seen {
-    alone: Vec<Duration>,
-    beside: Vec<Duration>,
+    alone: Vec<Vec<Duration>>,
+    beside: Vec<Vec<Duration>>,
     memory: (u64, u64),
     sockets: usize,
 }
 
-async fn beside_a_hundred(rounds: usize, many: usize, high: fn(&[Duration]) -> Duration) -> Seen {
+async fn beside_a_hundred(rounds: usize, many: usize, settled: Duration) -> Seen {
     let well = Stub::start(Behaviour::ok(r#"{"ok": true}"#)).await;
     let bad = Bad::start().await;
     let endpoint = "timeout = \"2s\"\nconnect_timeout = \"1s\"\nconcurrency = 4";
@@ -105,13 +110,14 @@ async fn beside_a_hundred(rounds: usize, many: usize, high: fn(&[Duration]) -> D
     let before = memory(gateway.pid(), "VmRSS");
     let (mut seen, mut most) = (Seen { alone: vec![], beside: vec![], memory: (before, before), sockets: 0 }, before);
     for round in 0..rounds {
-        seen.alone.push(high(&sales(&gateway, &format!("alone{round}"), many).await));
+        seen.alone.push(sales(&gateway, &format!("alone{round}"), many).await);
         all(&gateway, "resume").await;
+        tokio::time::sleep(settled).await;
         let measured = sales(&gateway, &format!("beside{round}"), many).await;
         most = most.max(memory(gateway.pid(), "VmRSS"));
         let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap().count();
         seen.sockets = seen.sockets.max(open);
-        seen.beside.push(high(&measured));
+        seen.beside.push(measured);
         all(&gateway, "pause").await;
         gateway.eventually("/v1/deliveries?state=sending", |page| page["items"] == json!([])).await;
     }
@@ -122,10 +128,12 @@ async fn beside_a_hundred(rounds: usize, many: usize, high: fn(&[Duration]) -> D
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_partners_that_hang_or_fail_cost_a_healthy_one_nothing_and_little_of_the_machine() {
-    let seen = beside_a_hundred(4, 40, p90).await;
+    let seen = beside_a_hundred(4, 40, Duration::ZERO).await;
+    let high = |rounds: &[Vec<Duration>]| rounds.iter().map(|round| p90(round)).collect::<Vec<_>>();
+    let (all_alone, all_beside) = (high(&seen.alone), high(&seen.beside));
+    eprintln!("p90 alone {all_alone:?}, beside {all_beside:?}; {} sockets", seen.sockets);
     // Whatever else the machine does only adds to a round: the best of each says what the gateway itself does.
-    let (alone, beside) = (*seen.alone.iter().min().unwrap(), *seen.beside.iter().min().unwrap());
-    eprintln!("p90 alone {:?}, beside {:?}; {} sockets", seen.alone, seen.beside, seen.sockets);
+    let (alone, beside) = (*all_alone.iter().min().unwrap(), *all_beside.iter().min().unwrap());
     // One that waited for another's time-out would take two seconds.
     assert!(beside < alone * 3 + Duration::from_millis(250), "alone {:?}, beside {:?}", seen.alone, seen.beside);
     let (before, most) = seen.memory;
@@ -138,18 +146,24 @@ async fn a_hundred_partners_that_hang_or_fail_cost_a_healthy_one_nothing_and_lit
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures, on a quiet machine and a release build: make measure"]
 async fn beside_a_hundred_bad_partners_the_p99_of_a_healthy_one_is_within_a_tenth_of_its_own() {
-    let mut seen = beside_a_hundred(9, 400, p99).await;
-    seen.alone.sort_unstable();
-    seen.beside.sort_unstable();
-    let (alone, beside) = (seen.alone[4], seen.beside[4]);
-    let ratio = beside.as_secs_f64() / alone.as_secs_f64();
+    // They are as they are for hours: their time-outs have ended, and those that are left alone for a while are.
+    let seen = beside_a_hundred(5, 1_500, Duration::from_secs(3)).await;
+    // Of all the rounds together: in one of them a disk that is slow for a moment decides.
+    let all = |rounds: &[Vec<Duration>]| {
+        let mut all = rounds.concat();
+        all.sort_unstable();
+        all
+    };
+    let (alone, beside) = (all(&seen.alone), all(&seen.beside));
+    for (share, high) in [("p50", p50 as fn(&[Duration]) -> Duration), ("p90", p90), ("p99", p99)] {
+        eprintln!("{share}: alone {:?}, beside {:?}", high(&alone), high(&beside));
+    }
+    let ratio = p99(&beside).as_secs_f64() / p99(&alone).as_secs_f64();
     eprintln!(
-        "median p99 alone {alone:?}, beside {beside:?}: {ratio:.3}; {} sockets; {} MiB, then {} MiB\n{:?}\n{:?}",
+        "p99 {ratio:.3} times its own; {} sockets; {} MiB, then {} MiB",
         seen.sockets,
         seen.memory.0 >> 20,
         seen.memory.1 >> 20,
-        seen.alone,
-        seen.beside
     );
     assert!(ratio < 1.1, "{ratio:.3}");
 }

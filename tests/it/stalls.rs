@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::harness::{Gateway, World, buyer, lead, text_at};
 use crate::partner_stub::{Behaviour, Stub};
+use crate::servers::state;
 
 /// How long it stands still: longer than the endpoint waits for a reply.
 const STALL: Duration = Duration::from_millis(3_500);
@@ -18,13 +19,6 @@ const STALL: Duration = Duration::from_millis(3_500);
 const LEADS: usize = 5;
 /// Cases at the same time.
 const AT_ONCE: usize = 6;
-
-/// The process's state letter, as /proc has it: `T` while it is stopped.
-fn state(pid: u32) -> char {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name before it is in parentheses and may hold anything.
-    stat.rsplit(')').next().unwrap().trim().chars().next().unwrap()
-}
 
 fn signal(name: &str, pid: u32) {
     assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());

@@ -46,7 +46,7 @@ fn on(server: &Arc<Postgres>) -> Opener {
             let store = Store::connect(&url, &ConnectOptions::default()).await.unwrap();
             let newcomer = Newcomer { name: "test".to_owned(), alone: false };
             assert_eq!(store.join(&newcomer).await.unwrap(), Joined::Member);
-            store.heartbeat().await.unwrap();
+            store.heartbeat(true).await.unwrap();
             *before.lock().unwrap() = Some(store.clone());
             store
         };

@@ -141,7 +141,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Runs the errands, for ever: whatever waits goes at once, and then whatever has come meanwhile.
-pub(super) async fn run(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Errand>) {
+pub(super) async fn run(shared: Arc<Shared>, waiting: Arc<tokio::sync::Mutex<mpsc::Receiver<Errand>>>) {
+    let mut waiting = waiting.lock().await;
+    // Where it broke off, some are neither waiting nor done.
+    let gone = shared.errands.queued.load(Ordering::Acquire).saturating_sub(waiting.len() as u64);
+    shared.errands.done.send_modify(|done| *done = gone.max(*done));
     let mut batch = Vec::with_capacity(AT_ONCE);
     loop {
         let many = waiting.recv_many(&mut batch, AT_ONCE).await;
@@ -215,7 +219,7 @@ impl Shared {
     }
 
     /// Tells Redis what it must no longer believe. What cannot be told stays owed.
-    async fn pay(&self) {
+    pub(super) async fn pay(&self) {
         let Owed { counters, pauses, versions, .. } = std::mem::take(&mut *lock(&self.errands.owed));
         for (partner, version) in versions {
             if !self.void_rules(&partner, version).await {
@@ -283,6 +287,7 @@ impl Shared {
         for contract in page {
             let Ok(rules) = self.mirror.rules_of(contract) else { continue };
             let partner = rules.partner();
+            self.compare_pauses(partner, contract).await?;
             let keys: Vec<PlaceKey> = rules.present(now).places().map(|place| place.key.clone()).collect();
             let counts = self.peek(partner, &keys).await?;
             seen.extend(keys.into_iter().zip(counts).filter_map(|(key, n)| Some((key, (partner.clone(), n?)))));
@@ -305,6 +310,24 @@ impl Shared {
             let Ok(rules) = self.mirror.rules_of(contract) else { continue };
             if rules.present(now).places().any(|place| found.contains_key(&place.key)) {
                 self.errands.touch(contract);
+            }
+        }
+        Some(())
+    }
+
+    /// A pause that Redis knows and the store does not is over: whoever ended it died before he could say so here.
+    async fn compare_pauses(&self, partner: &PartnerId, contract: &ContractId) -> Option<()> {
+        let believed = [Paused::Partner(partner.clone()), Paused::Contract(contract.clone())];
+        if !believed.iter().any(|who| self.mirror.is_paused(who)) {
+            return Some(());
+        }
+        let (of_partner, of_contract) = super::told(self.truth.paused(partner.clone(), contract.clone())).await.ok()?;
+        for (who, is_paused) in believed.into_iter().zip([of_partner, of_contract]) {
+            if self.mirror.is_paused(&who) && !is_paused {
+                self.mirror.set_paused(who.clone(), false);
+                if !self.void_pause(partner, &who).await {
+                    self.errands.owe_pause(partner.clone(), who);
+                }
             }
         }
         Some(())

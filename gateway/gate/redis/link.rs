@@ -32,6 +32,8 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Pauses between attempts to connect, doubling.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// Calls that may take their time before somebody has waited long enough: what is missing is loaded by some more.
+const CALLS: u32 = 4;
 /// A connection that broke before this is not tried again at once.
 const STOOD: Duration = Duration::from_secs(5);
 
@@ -221,7 +223,8 @@ impl Link {
             return Err(Failed::Away);
         }
         let began = clock::instant();
-        let answer = tokio::time::timeout(patience.0, up.conn.query(cmd)).await;
+        let within = patience.0.min(self.call);
+        let answer = tokio::time::timeout(within, up.conn.query(cmd)).await;
         patience.0 = patience.0.saturating_sub(began.elapsed());
         match answer {
             Ok(Ok(value)) => Ok(value),
@@ -238,15 +241,18 @@ impl Link {
                 Err(Failed::Unclear)
             }
             Err(_) => {
-                self.broke(up, "no answer in time");
+                // Where this one had little time left, that says nothing about Redis.
+                if within == self.call {
+                    self.broke(up, "no answer in time");
+                }
                 Err(Failed::Unclear)
             }
         }
     }
 
-    /// As long as one who asks may wait at all.
+    /// As long as one who asks may wait at all, whatever has to be loaded; for each answer as long as a call may take.
     pub(super) fn patience(&self) -> Patience {
-        Patience(self.call)
+        Patience(self.call * CALLS)
     }
 
     fn broke(&self, up: &Up, why: &str) {

@@ -23,7 +23,7 @@ pub(super) fn decide<'a>(
     found: &mut Found,
     writes: &mut Writes<'a>,
 ) -> Result<Granted, StoreError> {
-    let Some(row) = found.delivery(attempt.delivery.0) else { return Ok(Granted::Stale) };
+    let Some(row) = found.delivery(attempt.delivery.0)? else { return Ok(Granted::Stale) };
     if row.state != DeliveryState::Queued || row.attempts + 1 != attempt.number {
         return Ok(Granted::Stale);
     }

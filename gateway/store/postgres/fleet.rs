@@ -5,12 +5,13 @@
 //! deadline, or finds another owner and is refused.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use deadpool_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::Postgres;
+use super::{Postgres, rows};
 use crate::clock::{self, Uptime};
 use crate::store::StoreError;
 use crate::store::fleet::{Heartbeat, Joined, LEASE, Member, Newcomer, lease_from};
@@ -22,7 +23,11 @@ const ANY_LIVING: &str =
     "SELECT token FROM gateway WHERE owner = token AND until > clock_timestamp() ORDER BY random() LIMIT 1";
 const ENTER: &str = "INSERT INTO gateway (token, name, gate, until, owner)
      VALUES ($1, $2, $3, clock_timestamp() + $4 * interval '1 ms', $1)";
-const RENEW: &str = "UPDATE gateway SET until = clock_timestamp() + $2 * interval '1 ms' WHERE token = $1 AND owner = $1 AND until > '-infinity'";
+const RENEW: &str = "UPDATE gateway SET until = clock_timestamp() + $2 * interval '1 ms', network = $3
+     WHERE token = $1 AND owner = $1 AND until > '-infinity'";
+const IN_FORCE: &str = "UPDATE gateway SET network = $2 WHERE token = $1";
+const IN_FORCE_AT: &str = "SELECT count(*) FILTER (WHERE network >= $1), count(*) FROM gateway
+     WHERE owner = token AND until > clock_timestamp()";
 /// Those whose owner has no lease any more, or was forgotten.
 const ADOPT: &str = "UPDATE gateway SET owner = $1 WHERE owner <> $1 AND NOT EXISTS (
      SELECT 1 FROM gateway other WHERE other.token = gateway.owner AND other.until > clock_timestamp())";
@@ -72,13 +77,13 @@ impl Postgres {
         Ok(living.is_some())
     }
 
-    pub(in crate::store) async fn heartbeat(&self) -> Result<Heartbeat, StoreError> {
+    pub(in crate::store) async fn heartbeat(&self, adopt: bool) -> Result<Heartbeat, StoreError> {
         let before = self.fleet.member();
         let asked = clock::uptime();
         // After an outage of the database every lease has ended, and whoever comes first must not take all.
         let lapsed = before.until.is_none_or(|until| until <= asked);
         let mut session = self.vital_session().await?;
-        if session.execute(RENEW, &[&before.token, &millis()]).await? == 0 {
+        if session.execute(RENEW, &[&before.token, &millis(), &self.network()]).await? == 0 {
             drop(session);
             return self.be_reborn().await;
         }
@@ -86,7 +91,7 @@ impl Postgres {
         // What was renewed holds, whatever becomes of the rest.
         let mut now = member(before.token, &everybody, asked);
         self.fleet.set(now.clone());
-        if !lapsed && everybody.iter().any(|row| row.get(3)) {
+        if adopt && !lapsed && everybody.iter().any(|row| row.get(3)) {
             let tx = session.transaction().await?;
             tx.batch_execute("LOCK TABLE gateway IN EXCLUSIVE MODE").await?;
             tx.execute(ADOPT, &[&before.token]).await?;
@@ -119,6 +124,23 @@ impl Postgres {
         tx.commit().await?;
         self.fleet.set(member(token, &everybody, asked));
         Ok(Heartbeat { adopted: 0, reborn: true })
+    }
+
+    pub(in crate::store) async fn in_force(&self, network: u64) -> Result<(), StoreError> {
+        self.fleet.network.store(network, Ordering::Relaxed);
+        let token = self.fleet.member().token;
+        self.vital_session().await?.execute(IN_FORCE, &[&token, &self.network()]).await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn in_force_at(&self, network: u64) -> Result<(u64, u64), StoreError> {
+        let wanted = i64::try_from(network).unwrap_or(i64::MAX);
+        let row = self.vital_session().await?.query_one(IN_FORCE_AT, &[&wanted]).await?;
+        Ok((rows::count(&row, 0)?, rows::count(&row, 1)?))
+    }
+
+    fn network(&self) -> i64 {
+        i64::try_from(self.fleet.network.load(Ordering::Relaxed)).unwrap_or(i64::MAX)
     }
 
     pub(in crate::store) async fn leave(&self) -> Result<(), StoreError> {

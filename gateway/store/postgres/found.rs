@@ -66,12 +66,12 @@ pub(super) struct LeadRow {
     pub(super) received_at: i64,
 }
 
-/// How long a commit waits for counts that others have locked.
+/// How long a commit waits for rows that others have locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
     /// As long as the session may.
     Waits,
-    /// Not at all: jobs that need such a count fail, and the others go on.
+    /// Not at all: jobs that need such a row fail, and the others go on.
     StepsOver,
 }
 
@@ -182,9 +182,10 @@ impl Found {
         let sends = !sending.is_empty();
         let needs_owners = sends || reads.makes_deliveries;
 
-        let lock_places = match patience {
-            Patience::Waits => &statements.lock_places,
-            Patience::StepsOver => &statements.lock_free_places,
+        let s = statements;
+        let (lock_deliveries, lock_leads, lock_places) = match patience {
+            Patience::Waits => (&s.lock_deliveries, &s.lock_leads, &s.lock_places),
+            Patience::StepsOver => (&s.lock_free_deliveries, &s.lock_free_leads, &s.lock_free_places),
         };
 
         let key_values: Values<'_> = &[&sources, &keys, &fingerprints, &key_leads, &key_times];
@@ -214,8 +215,8 @@ impl Found {
             client.simple_query("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()"),
             rows(client, !keys.is_empty(), &statements.lock_keys, key_values),
             rows(client, !hashes.is_empty(), &statements.lock_people, person_values),
-            rows(client, !deliveries.is_empty(), &statements.lock_deliveries, delivery_values),
-            rows(client, !leads.is_empty(), &statements.lock_leads, lead_values),
+            rows(client, !deliveries.is_empty(), lock_deliveries, delivery_values),
+            rows(client, !leads.is_empty(), lock_leads, lead_values),
             rows(client, !attempts.is_empty(), &statements.read_attempts, attempt_values),
             rows(client, sends, &statements.lock_pauses, &[]),
             rows(client, sends, &statements.read_pauses, pause_values),
@@ -288,12 +289,27 @@ impl Found {
         self.people.get(hash).copied()
     }
 
-    pub(super) fn delivery(&self, id: Uuid) -> Option<&DeliveryRow> {
-        self.deliveries.get(&id)
+    /// A delivery; `None`: there is none.
+    ///
+    /// # Errors
+    /// When somebody else may hold it.
+    pub(super) fn delivery(&self, id: Uuid) -> Result<Option<&DeliveryRow>, StoreError> {
+        self.unless_held(self.deliveries.get(&id), "delivery", id)
     }
 
-    pub(super) fn lead(&self, id: Uuid) -> Option<&LeadRow> {
-        self.leads.get(&id)
+    /// A lead; `None`: there is none.
+    ///
+    /// # Errors
+    /// When somebody else may hold it.
+    pub(super) fn lead(&self, id: Uuid) -> Result<Option<&LeadRow>, StoreError> {
+        self.unless_held(self.leads.get(&id), "lead", id)
+    }
+
+    fn unless_held<'a, T>(&self, row: Option<&'a T>, what: &str, id: Uuid) -> Result<Option<&'a T>, StoreError> {
+        if row.is_none() && self.stepped_over {
+            return Err(StoreError::Failed(format!("another session holds {what} {id}")));
+        }
+        Ok(row)
     }
 
     /// What is known of an attempt's end; `None`: there is no such attempt.

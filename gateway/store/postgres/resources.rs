@@ -3,6 +3,7 @@
 
 use super::write::Write;
 use super::{Postgres, rows};
+use crate::model::id::ContractId;
 use crate::store::{Audit, Changes, Kind, PausedKind, ResourceChange, ResourceRecord, StoreError, TokenRecord};
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
@@ -61,6 +62,12 @@ impl Postgres {
         }
         write.commit(self).await?;
         Ok(true)
+    }
+
+    pub(in crate::store) async fn has_contract(&self, id: ContractId) -> Result<bool, StoreError> {
+        let db = self.session().await?;
+        let select = "SELECT 1 FROM resource WHERE kind = 'contract' AND id = $1";
+        Ok(rows::query_opt(&db, select, &[&id.as_str()]).await?.is_some())
     }
 
     pub(in crate::store) async fn paused(&self) -> Result<Vec<(PausedKind, String)>, StoreError> {

@@ -43,7 +43,7 @@ pub(super) async fn check(address: &Address) -> Result<(Client, Promise), StoreE
         .query_one(
             "SELECT current_setting('server_version_num')::int, current_setting('server_version'),
                     current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
-                    current_setting('fsync'), current_setting('server_encoding')",
+                    current_setting('fsync'), current_setting('server_encoding'), current_setting('full_page_writes')",
             &[],
         )
         .await;
@@ -52,7 +52,7 @@ pub(super) async fn check(address: &Address) -> Result<(Client, Promise), StoreE
     let unfit = unfit(
         (row.get(0), row.get(1)),
         (&synchronous_commit, row.get::<_, &str>(3)),
-        row.get::<_, &str>(4),
+        (row.get::<_, &str>(4), row.get::<_, &str>(6)),
         row.get::<_, &str>(5),
     );
     if let Some(why) = unfit {
@@ -67,7 +67,7 @@ pub(super) async fn check(address: &Address) -> Result<(Client, Promise), StoreE
 fn unfit(
     (version, shown): (i32, &str),
     (synchronous_commit, standbys): (&str, &str),
-    fsync: &str,
+    (fsync, full_page_writes): (&str, &str),
     encoding: &str,
 ) -> Option<String> {
     if version < OLDEST {
@@ -75,6 +75,13 @@ fn unfit(
     }
     if fsync != "on" {
         return Some("it has `fsync = off`, with which a power failure loses leads; set `fsync = on`".to_owned());
+    }
+    if full_page_writes != "on" {
+        return Some(
+            "it has `full_page_writes = off`, with which a power failure can tear a page and lose leads; set \
+             `full_page_writes = on`"
+                .to_owned(),
+        );
     }
     if synchronous_commit == "off" {
         return Some(
@@ -135,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_server_that_may_lose_a_commit_is_refused() {
-        let server = |commit, standbys, fsync| unfit((150_000, "15.0"), (commit, standbys), fsync, "UTF8");
+        let server = |commit, standbys, fsync| unfit((150_000, "15.0"), (commit, standbys), (fsync, "on"), "UTF8");
         for (commit, standbys) in [("on", ""), ("on", "a"), ("local", ""), ("remote_write", "a"), ("remote_apply", "a")]
         {
             assert_eq!(server(commit, standbys, "on"), None, "{commit}");
@@ -144,7 +151,10 @@ mod tests {
             assert!(server(commit, standbys, "on").is_some_and(|why| why.contains("synchronous_commit")), "{commit}");
         }
         assert!(server("on", "", "off").is_some_and(|why| why.contains("fsync")));
-        assert!(unfit((120_005, "12.5"), ("on", ""), "on", "UTF8").is_some_and(|why| why.contains("12.5")));
-        assert!(unfit((150_000, "15.0"), ("on", ""), "on", "LATIN1").is_some_and(|why| why.contains("UTF8")));
+        let on = ("on", "on");
+        assert!(unfit((120_005, "12.5"), ("on", ""), on, "UTF8").is_some_and(|why| why.contains("12.5")));
+        assert!(unfit((150_000, "15.0"), ("on", ""), on, "LATIN1").is_some_and(|why| why.contains("UTF8")));
+        let torn = unfit((150_000, "15.0"), ("on", ""), ("on", "off"), "UTF8");
+        assert!(torn.is_some_and(|why| why.contains("full_page_writes")));
     }
 }

@@ -96,7 +96,9 @@ pub(super) fn decide<'a>(
     writes: &mut Writes<'a>,
 ) -> Result<Stepped, StoreError> {
     let step = &work.step;
-    let Some(row) = found.delivery(step.delivery.0) else { return Ok(Stepped::Stale(DeliveryState::Cancelled, 0)) };
+    let Some(row) = found.delivery(step.delivery.0)? else {
+        return Ok(Stepped::Stale(DeliveryState::Cancelled, 0));
+    };
     let (state, attempts) = (row.state, row.attempts);
     let ended = step.attempt.as_ref().and_then(|end| found.attempt(step.delivery.0, end.number).copied().flatten());
     if !fits(step, Standing { state, attempts, had_unknown: row.had_unknown, ended }) {
@@ -104,7 +106,7 @@ pub(super) fn decide<'a>(
         end_attempt(work, found, writes);
         return Ok(Stepped::Stale(state, attempts));
     }
-    let lead = found.lead(step.lead.0).cloned();
+    let lead = found.lead(step.lead.0)?.cloned();
     if let LeadStep::Advance { version, .. } = &step.then
         && lead.as_ref().map(|lead| lead.version) != Some(signed(*version))
     {
@@ -173,14 +175,19 @@ fn delivery_of(new: &NewDelivery, lead: Uuid, row: LeadRow, at: Timestamp) -> De
     DeliveryWrite { new, lead, campaign, source, received_at, at: at.as_microsecond() }
 }
 
-pub(super) fn redeliver<'a>(work: &'a RedeliverWork, found: &Found, writes: &mut Writes<'a>) -> bool {
-    let finished = |old: Uuid| found.delivery(old).is_some_and(|row: &super::found::DeliveryRow| row.state.is_final());
-    if work.new.redelivery_of.is_some_and(|old| !finished(old.0)) {
-        return false;
+pub(super) fn redeliver<'a>(
+    work: &'a RedeliverWork,
+    found: &Found,
+    writes: &mut Writes<'a>,
+) -> Result<bool, StoreError> {
+    if let Some(old) = work.new.redelivery_of
+        && !found.delivery(old.0)?.is_some_and(|row| row.state.is_final())
+    {
+        return Ok(false);
     }
-    let Some(lead) = found.lead(work.lead.0).cloned() else { return false };
+    let Some(lead) = found.lead(work.lead.0)?.cloned() else { return Ok(false) };
     writes.deliveries.push(delivery_of(&work.new, work.lead.0, lead, work.at));
     writes.moves.push(LeadWrite { lead: work.lead.0, moved: None });
     writes.audit.push((&work.audit, work.at));
-    true
+    Ok(true)
 }

@@ -170,7 +170,7 @@ struct Shared {
 impl Writer {
     /// Starts the committers on connections of their own.
     pub(super) fn start(address: Address, promise: Promise, fleet: Arc<Fleet>) -> Self {
-        let (stats, health) = (Arc::new(CommitStats::default()), Arc::new(Health::default()));
+        let (stats, health) = (Arc::new(CommitStats::default()), Arc::new(Health::of(2)));
         let shared = Arc::new(Shared {
             address,
             promise,
@@ -180,10 +180,10 @@ impl Writer {
             days: StdMutex::default(),
             unsettled: Arc::new(Semaphore::new(UNSETTLED)),
         });
-        let lane = || {
+        let start = |lane| {
             let (jobs, waiting) = mpsc::channel(QUEUE);
             let shared = Arc::clone(&shared);
-            let committer = Committer { shared, waiting, link: None, away: None, put_off: VecDeque::new() };
+            let committer = Committer { lane, shared, waiting, link: None, away: None, put_off: VecDeque::new() };
             tokio::spawn(async move {
                 // Without it nothing is stored any more: whoever started the process starts it again.
                 if tokio::spawn(committer.run()).await.is_err_and(|error| error.is_panic()) {
@@ -193,7 +193,7 @@ impl Writer {
             });
             jobs
         };
-        Self { incoming: lane(), outgoing: lane(), stats, health }
+        Self { incoming: start(INCOMING), outgoing: start(OUTGOING), stats, health }
     }
 
     /// Has `work` committed, and says what became of it once that is certain.
@@ -241,8 +241,14 @@ enum End {
     Unclear { mark: Mark, answers: Vec<Answer> },
 }
 
-/// One of those that commit.
+/// The lane of what comes in.
+const INCOMING: usize = 0;
+/// The lane of what goes out.
+const OUTGOING: usize = 1;
+
+/// The one that commits what is in a lane.
 struct Committer {
+    lane: usize,
     shared: Arc<Shared>,
     waiting: mpsc::Receiver<Job>,
     link: Option<Link>,
@@ -258,7 +264,7 @@ impl Committer {
             let mut batches = vec![batch];
             while let Some(batch) = batches.pop() {
                 let started = clock::instant();
-                self.shared.health.began();
+                self.shared.health.began(self.lane);
                 batches.extend(self.commit(batch, started).await);
                 let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.shared.stats.micros.fetch_add(micros, Ordering::Relaxed);
@@ -309,12 +315,12 @@ impl Committer {
             match end {
                 End::Committed(answers) => {
                     self.link = Some(link);
-                    self.shared.finish(batch, answers);
+                    self.shared.finish(self.lane, batch, answers);
                     return Vec::new();
                 }
                 End::Unclear { mark, answers } => {
-                    self.shared.health.ended();
-                    self.shared.settle(batch, answers, mark).await;
+                    self.shared.health.ended(self.lane);
+                    self.shared.settle(self.lane, batch, answers, mark).await;
                     return Vec::new();
                 }
                 End::Broken(why) => {
@@ -329,7 +335,9 @@ impl Committer {
                     self.link = (!link.client.is_closed()).then_some(link);
                     match Trouble::of(&error) {
                         Trouble::Held if patience == Patience::Waits => {
-                            tracing::warn!("somebody holds what a commit needs; it goes on without what counts there");
+                            tracing::warn!(
+                                "somebody holds what a commit needs; it goes on without what depends on that"
+                            );
                             patience = Patience::StepsOver;
                         }
                         Trouble::Met if tries < TRIES => {
@@ -383,13 +391,13 @@ impl Committer {
     }
 
     fn fail(&self, batch: Vec<Job>, error: &StoreError) {
-        self.shared.health.ended();
+        self.shared.health.ended(self.lane);
         self.shared.fail(batch, error);
     }
 
     /// Fails a batch through no fault of its own.
     fn away(&self, batch: Vec<Job>, error: &StoreError) {
-        self.shared.health.fails(&error.to_string());
+        self.shared.health.fails(self.lane, &error.to_string());
         self.shared.fail(batch, error);
     }
 
@@ -442,7 +450,7 @@ fn decide<'a>(work: &'a Work, found: &mut Found, writes: &mut Writes<'a>) -> Ans
         Work::Accept(work) => Done::Accepted(super::accept::decide(work, found, writes)?),
         Work::Attempt(attempt) => Done::Granted(super::attempt::decide(attempt, found, writes)?),
         Work::Step(work) => Done::Stepped(super::step::decide(work, found, writes)?),
-        Work::Redeliver(work) => Done::Redelivered(super::step::redeliver(work, found, writes)),
+        Work::Redeliver(work) => Done::Redelivered(super::step::redeliver(work, found, writes)?),
         Work::Refuse(refusal) => {
             writes.refusals.push(refusal);
             Done::Refused
@@ -507,8 +515,8 @@ impl Shared {
         Ok(Link { client, statements, id: clock::random_uuid() })
     }
 
-    fn finish(&self, batch: Vec<Job>, answers: Vec<Answer>) {
-        self.health.works();
+    fn finish(&self, lane: usize, batch: Vec<Job>, answers: Vec<Answer>) {
+        self.health.works(lane);
         self.stats.commits.fetch_add(1, Ordering::Relaxed);
         self.stats.jobs.fetch_add(batch.len() as u64, Ordering::Relaxed);
         for (job, answer) in batch.into_iter().zip(answers) {

@@ -56,7 +56,11 @@ statements! {
          RETURNING hash, lead, at, until";
     lock_deliveries: "SELECT id, gateway, state, attempt_count, had_unknown, places, partner, contract FROM delivery
          WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+    lock_free_deliveries: "SELECT id, gateway, state, attempt_count, had_unknown, places, partner, contract FROM delivery
+         WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
     lock_leads: "SELECT id, version, campaign, source, received_at FROM lead WHERE id = ANY($1) ORDER BY id FOR UPDATE";
+    lock_free_leads: "SELECT id, version, campaign, source, received_at FROM lead WHERE id = ANY($1) ORDER BY id
+         FOR UPDATE SKIP LOCKED";
     read_attempts: "SELECT attempt.delivery, attempt.number, CASE WHEN ended_at IS NOT NULL THEN verdict END, class FROM attempt
          JOIN unnest($1::uuid[], $2::integer[]) AS wanted (delivery, number)
            ON attempt.delivery = wanted.delivery AND attempt.number = wanted.number";

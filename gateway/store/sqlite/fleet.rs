@@ -16,8 +16,16 @@ impl Sqlite {
         Ok(false)
     }
 
-    pub(in crate::store) async fn heartbeat(&self) -> Result<Heartbeat, StoreError> {
+    pub(in crate::store) async fn heartbeat(&self, _: bool) -> Result<Heartbeat, StoreError> {
         Ok(Heartbeat::default())
+    }
+
+    pub(in crate::store) async fn in_force(&self, _: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    pub(in crate::store) async fn in_force_at(&self, _: u64) -> Result<(u64, u64), StoreError> {
+        Ok((0, 0))
     }
 
     pub(in crate::store) async fn leave(&self) -> Result<(), StoreError> {

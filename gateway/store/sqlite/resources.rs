@@ -2,6 +2,7 @@
 
 use super::audit::insert_audit;
 use super::{Sqlite, rows};
+use crate::model::id::ContractId;
 use crate::store::{Audit, Changes, Kind, PausedKind, ResourceChange, ResourceRecord, StoreError, TokenRecord};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
@@ -89,6 +90,14 @@ impl Sqlite {
             self.count_change(NETWORK);
         }
         Ok(applied)
+    }
+
+    pub(in crate::store) async fn has_contract(&self, id: ContractId) -> Result<bool, StoreError> {
+        self.read(move |conn| {
+            let mut select = conn.prepare_cached("SELECT 1 FROM resource WHERE kind = 'contract' AND id = ?1")?;
+            Ok(select.exists([id.as_str()])?)
+        })
+        .await
     }
 
     pub(in crate::store) async fn paused(&self) -> Result<Vec<(PausedKind, String)>, StoreError> {

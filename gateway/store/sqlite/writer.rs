@@ -185,7 +185,7 @@ impl Writer {
     pub(super) fn start(conn: Connection) -> std::io::Result<Self> {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let stats = Arc::new(CommitStats::default());
-        let health = Arc::new(Health::default());
+        let health = Arc::new(Health::of(1));
         let (counted, told) = (Arc::clone(&stats), Arc::clone(&health));
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             let write = AssertUnwindSafe(|| write_until_closed(&conn, waiting, &counted, &told));
@@ -344,7 +344,7 @@ fn transact(
     batch: &mut [Box<dyn Job>],
     health: &Health,
 ) -> Result<(), Fault> {
-    health.began();
+    health.began(0);
     let result = (|| {
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for job in batch.iter_mut() {
@@ -370,9 +370,9 @@ fn transact(
         Fault::of(&error)
     });
     match &outcome {
-        Ok(()) => health.works(),
-        Err(Fault::Job(_)) => health.ended(),
-        Err(Fault::Engine(why)) => health.fails(why),
+        Ok(()) => health.works(0),
+        Err(Fault::Job(_)) => health.ended(0),
+        Err(Fault::Engine(why)) => health.fails(0, why),
     }
     outcome
 }

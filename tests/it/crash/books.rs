@@ -34,8 +34,8 @@ pub struct Buyer {
     pub limits: [usize; 3],
 }
 
-/// How long until nothing moves any more.
-const QUIET_WITHIN: Duration = Duration::from_mins(2);
+/// So long nothing may stand still that could move: longer than an attempt that meets silence.
+const MOVES_WITHIN: Duration = Duration::from_mins(1);
 /// Questions at the same time.
 const AT_ONCE: usize = 8;
 /// A partner's answer that went out so long before a kill was not lost by it.
@@ -71,15 +71,19 @@ impl Reader {
     }
 
     /// Returns when nothing is under way and nothing can be sent; with what still moves, if that takes too long.
-    pub async fn quiet(&self) -> Result<(), Value> {
-        let (began, mut still) = (clock::instant(), 0);
+    pub async fn quiet(&self, requests: impl Fn() -> usize) -> Result<(), Value> {
+        let (mut moved, mut seen, mut still) = (clock::instant(), requests(), 0);
         while still < 3 {
             still += 1;
             for search in ["state=sending", "state=queued&held=false"] {
                 let page = self.get(&format!("/v1/deliveries?{search}&limit=1")).await;
                 if page["items"] != json!([]) {
                     still = 0;
-                    if began.elapsed() > QUIET_WITHIN {
+                    // However slow the machine is: as long as partners are asked, it goes on.
+                    if requests() != seen {
+                        (moved, seen) = (clock::instant(), requests());
+                    }
+                    if moved.elapsed() > MOVES_WITHIN {
                         return Err(page);
                     }
                 }
@@ -121,6 +125,8 @@ pub struct Books<'a> {
     pub account: &'a Account,
     /// When gateways died.
     pub kills: &'a [Timestamp],
+    /// Attempts that were open when their gateway died, as the store had them.
+    pub open: usize,
 }
 
 /// What was found.
@@ -137,6 +143,8 @@ pub struct Findings {
     /// Ambiguous faults that the partners injected.
     pub injected: usize,
     pub held: usize,
+    /// Where something is held, and why.
+    pub held_at: BTreeSet<(&'static str, String)>,
     pub sold: usize,
     /// Leads of the source that may send only so many.
     pub capped: usize,
@@ -212,6 +220,7 @@ impl Books<'_> {
             );
         }
         self.attempts(&mut found, &deliveries, &requests);
+        self.reasons(&mut found, &deliveries);
         Self::requests(&mut found, &leads, &deliveries, &requests);
         self.limits(&mut found, &deliveries, &requests);
         let capped = leads.iter().filter(|lead| lead["source"] == "capped").count();
@@ -255,6 +264,8 @@ impl Books<'_> {
             match entry.state.as_str() {
                 "queued" if entry.view["held"].is_null() => found.wrong(format!("queued and not held: {}", entry.view)),
                 "queued" => {
+                    let why = text_at(&entry.view, "/held/reason");
+                    found.held_at.insert((entry.contract.id, why));
                     found.held += 1;
                     waits = true;
                 }
@@ -354,9 +365,39 @@ impl Books<'_> {
                 found.wrong(format!("{open} attempts lost at {kill}, and only {permits} can have been open"));
             }
         }
-        if found.crashed + found.unclear > found.injected + self.kills.len() * permits {
-            found.wrong("more unknown than kills and partners can account for");
+        if found.crashed > self.open {
+            found.wrong(format!("{} attempts are lost by kills, and {} were open", found.crashed, self.open));
         }
+        if found.unclear > found.injected {
+            found.wrong(format!("{} are unknown, and {} faults were injected", found.unclear, found.injected));
+        }
+    }
+
+    /// Whatever is held is held for a reason that is true: `shut` is closed, and who is said to be full is.
+    fn reasons(&self, found: &mut Findings, deliveries: &[Entry]) {
+        for (contract, why) in found.held_at.clone() {
+            let is_true = match why.as_str() {
+                "closed" => contract == "shut",
+                "full" => self.is_full(contract, deliveries),
+                _ => false,
+            };
+            if !is_true {
+                found.wrong(format!("{contract} holds what it has as {why}, which is not so"));
+            }
+        }
+    }
+
+    /// Whether a limit of the contract or its partner is used up. (What is taken may be of more than one day.)
+    fn is_full(&self, contract: &str, deliveries: &[Entry]) -> bool {
+        let contract = self.contracts.iter().find(|one| one.id == contract).unwrap();
+        let taken = |of: &dyn Fn(&Contract) -> bool| {
+            let takes = |entry: &&Entry| ["accepted", "unknown"].contains(&entry.state.as_str());
+            deliveries.iter().filter(takes).filter(|entry| of(&entry.contract)).count()
+        };
+        let of_contract = taken(&|one| one.id == contract.id);
+        let of_partner = taken(&|one| one.partner == contract.partner);
+        let reached = |limits: [usize; 3], taken: usize| limits.iter().any(|limit| *limit > 0 && taken >= *limit);
+        reached(contract.limits, of_contract) || reached(self.buyer(contract.partner).limits, of_partner)
     }
 
     /// What the partners saw is what the books say, and no more.

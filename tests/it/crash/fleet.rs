@@ -122,13 +122,13 @@ impl Fleet {
         false
     }
 
-    /// Ends it with SIGKILL, if it has not ended before.
-    pub fn kill(&mut self, n: usize) {
+    /// Ends it with SIGKILL, if it has not ended before; its process, if there was one.
+    pub fn kill(&mut self, n: usize) -> Option<u32> {
         self.addresses.lock().unwrap()[n] = None;
-        if let Some(mut child) = self.running[n].take() {
-            let _ = child.kill();
-            child.wait().unwrap();
-        }
+        let mut child = self.running[n].take()?;
+        let _ = child.kill();
+        child.wait().unwrap();
+        Some(child.id())
     }
 
     /// Starts whichever are down.

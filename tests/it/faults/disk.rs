@@ -1,7 +1,5 @@
 //! A disk that is full, and one that refuses writes.
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::{
@@ -10,38 +8,7 @@ use super::{
 };
 use crate::harness::{Gateway, World};
 use crate::partner_stub::Stub;
-
-fn can(command: &str, arguments: &[&str]) -> bool {
-    Command::new(command).args(arguments).output().is_ok_and(|output| output.status.success())
-}
-
-/// A small file system of its own for the data directory, in memory.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path) -> Option<Self> {
-        std::fs::create_dir_all(at).unwrap();
-        let mounted = can("mount", &["-t", "tmpfs", "-o", "size=8m,mode=700", "tmpfs", &at.display().to_string()]);
-        mounted.then(|| Self(at.to_owned()))
-    }
-
-    fn fill(&self) {
-        let mut ballast = std::fs::File::create(self.0.join("ballast")).unwrap();
-        for piece in [1 << 16, 1 << 12, 1] {
-            while ballast.write_all(&vec![b'x'; piece]).is_ok() {}
-        }
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.0.join("ballast")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        can("umount", &["-l", &self.0.display().to_string()]);
-    }
-}
+use crate::servers::disk::{SmallDisk, can};
 
 /// The store's files, made immutable: whoever writes to them is refused by the file system, by an open file, too.
 struct ReadOnly(Vec<String>);
@@ -99,10 +66,7 @@ async fn is_out_of_order(gateway: &Gateway, stub: &Stub, posted: &mut BTreeSet<S
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_pauses_deliveries_and_says_so_and_free_space_lets_all_go_on() {
     let (stub, world) = world().await;
-    let Some(disk) = SmallDisk::mount(&world.path("data")) else {
-        eprintln!("skipped: no file system may be mounted here (needs root)");
-        return;
-    };
+    let Some(mut disk) = SmallDisk::mount(&world.path("data"), 8) else { return };
     let gateway = world.start().await;
     assert_eq!(post(&gateway, "before@example.com").await.status, 202);
     stub.wait_for_requests(1).await;

@@ -167,15 +167,86 @@ async fn a_row_that_somebody_holds_delays_and_spoils_nothing() {
     let load = Load::start(&gateways);
     load.more(30).await;
     let url = world.store_url();
-    let hold = "BEGIN; SELECT used FROM place ORDER BY key LIMIT 1 FOR UPDATE; SELECT pg_sleep(4); COMMIT";
+    // A count, and what is under way just now.
+    for held in [
+        "SELECT used FROM place ORDER BY key LIMIT 1 FOR UPDATE",
+        "SELECT id FROM delivery ORDER BY id DESC LIMIT 8 FOR UPDATE",
+        "SELECT id FROM lead ORDER BY id DESC LIMIT 8 FOR UPDATE",
+    ] {
+        let mut holds = shared.postgres.spawn_psql(&url, &format!("BEGIN; {held}; SELECT pg_sleep(4); COMMIT"));
+        load.more(30).await;
+        assert!(tokio::task::spawn_blocking(move || holds.wait().unwrap()).await.unwrap().success());
+        load.more(30).await;
+    }
+    let told = load.end().await;
+    settle(gateways, &takes, &told).await;
+    drop(shared);
+}
+
+/// What `/readyz` says of the store once it is out of order.
+async fn out_of_order(gateway: &Gateway) -> String {
+    let began = clock::instant();
+    loop {
+        let ready = gateway.client.get(gateway.url("/readyz")).send().await.unwrap();
+        if ready.status() == 503 {
+            return ready.text().await.unwrap();
+        }
+        assert!(began.elapsed() < Duration::from_mins(1), "nobody noticed that the disk is full");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_whose_disk_is_full_loses_nothing_and_takes_leads_again_when_there_is_room() {
+    let shared = Shared::start();
+    let Some(mut disk) = shared.postgres.small_disk(48) else { return };
+    let takes = Stub::start(Behaviour::ok(OK)).await;
+    let world = World::shared(
+        &buyer("takes", &takes.url("/"), "", "", ""),
+        &shared.postgres.database_on(&disk),
+        &format!("url = \"{}\"", shared.redis.url()),
+    );
+    let gateways = [world.start().await, world.start().await];
+    let load = Load::start(&gateways);
+    load.more(30).await;
+    for _ in 0..2 {
+        disk.fill();
+        let said = out_of_order(&gateways[0]).await;
+        assert!(said.contains("No space left on device"), "{said}");
+        // (What still fits into pages that are there is committed, and sent.)
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        disk.free();
+        load.more(30).await;
+    }
+    let told = load.end().await;
+    assert!(told.refused > 0, "nobody was told to come back");
+    settle(gateways, &takes, &told).await;
+    drop(shared);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_that_dies_of_a_full_log_disk_loses_nothing() {
+    let mut shared = Shared::start();
+    let Some(mut disk) = shared.postgres.small_disk(48) else { return };
+    shared.postgres.keep_log_on(&disk);
+    let takes = Stub::start(Behaviour::ok(OK)).await;
+    let (_world, gateways) = start(&shared, &takes).await;
+    let load = Load::start(&gateways);
+    load.more(30).await;
+    disk.fill();
+    out_of_order(&gateways[0]).await;
+    let said = shared.postgres.log();
+    assert!(said.contains("PANIC") && said.contains("No space left on device"), "{said}");
+    disk.free();
     let shared = tokio::task::spawn_blocking(move || {
-        shared.postgres.psql(&url, hold);
+        shared.postgres.restart();
         shared
     })
     .await
     .unwrap();
     load.more(30).await;
     let told = load.end().await;
+    assert!(told.refused > 0, "nobody was told to come back");
     settle(gateways, &takes, &told).await;
     drop(shared);
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use lead_gateway::clock;
 use tempfile::TempDir;
 
+use super::disk::SmallDisk;
 use crate::harness::free_port;
 
 /// How long a server may take to start or to stop; only a failing test waits so long.
@@ -59,6 +60,33 @@ impl Postgres {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         self.psql(&self.url(), &format!("CREATE DATABASE {name}"));
         self.url_of(&name)
+    }
+
+    /// A small disk for a part of what it keeps; `None` where none may be mounted. (It outlives the server: drop it later.)
+    pub fn small_disk(&self, mebibytes: u32) -> Option<SmallDisk> {
+        let disk = SmallDisk::mount(&self.dir.path().join("small"), mebibytes)?;
+        own(disk.path(), self.user);
+        Some(disk)
+    }
+
+    /// A new, empty database whose tables are on `disk`.
+    pub fn database_on(&self, disk: &SmallDisk) -> String {
+        let tables = disk.path().join("tables");
+        std::fs::create_dir(&tables).unwrap();
+        own(&tables, self.user);
+        self.psql(&self.url(), &format!("CREATE TABLESPACE small LOCATION '{}'", tables.display()));
+        self.psql(&self.url(), "CREATE DATABASE small TABLESPACE small");
+        self.url_of("small")
+    }
+
+    /// Keeps its log on `disk` from now on, where an operator would have put it for speed.
+    pub fn keep_log_on(&mut self, disk: &SmallDisk) {
+        self.stop();
+        let (log, moved) = (self.data().join("pg_wal"), disk.path().join("log"));
+        copy(&log, &moved, self.user);
+        std::fs::remove_dir_all(&log).unwrap();
+        std::os::unix::fs::symlink(&moved, &log).unwrap();
+        self.restart();
     }
 
     fn url_of(&self, database: &str) -> String {

@@ -144,7 +144,8 @@ impl Redis {
         self.ask(&[&["AUTH", password], words]).unwrap_or_else(|| panic!("redis did not answer {words:?}"))
     }
 
-    fn try_command(&self, words: &[&str]) -> Option<String> {
+    /// As [`Redis::command`]; `None` when the connection broke.
+    pub fn try_command(&self, words: &[&str]) -> Option<String> {
         self.ask(&[words])
     }
 

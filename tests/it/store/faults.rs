@@ -403,29 +403,6 @@ async fn a_count_that_somebody_holds_delays_those_alone_who_need_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_disk_space_refuses_and_goes_on_when_it_has_some() {
-    let server = Postgres::start();
-    let url = server.database();
-    let case = case(&url).await;
-    case.accept_one("a@example.com").await;
-    // As the server says it when a table cannot grow.
-    server.psql(
-        &url,
-        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
-         END $$;
-         CREATE TRIGGER full_disk BEFORE INSERT ON lead FOR EACH ROW EXECUTE FUNCTION full_disk()",
-    );
-    let accept = case.lead("b@example.com");
-    let lead = accept.lead.id;
-    let refused = case.store().accept(accept).await.unwrap_err().to_string();
-    assert!(refused.contains("No space left on device (PostgreSQL 53100)"), "{refused}");
-    assert!(!case.store().lead_exists(lead).await.unwrap());
-    server.psql(&url, "DROP TRIGGER full_disk ON lead");
-    case.accept_one("c@example.com").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn several_gateways_bring_an_empty_database_up_to_date_at_once() {
     let server = Postgres::start();
     let url = server.database();

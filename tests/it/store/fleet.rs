@@ -46,23 +46,23 @@ async fn what_has_no_lease_is_adopted_by_one_and_its_maker_goes_on_under_another
         assert!(before > clock::uptime() && before < clock::uptime().after(Duration::from_secs(10)));
     }
     for store in &stores {
-        assert_eq!(store.heartbeat().await.unwrap(), lead_gateway::store::Heartbeat::default());
+        assert_eq!(store.heartbeat(true).await.unwrap(), lead_gateway::store::Heartbeat::default());
         assert_eq!(store.gateways(), 3);
     }
     let_lease_end(&server, &url, "a");
-    let (b, c) = (stores[1].heartbeat().await.unwrap(), stores[2].heartbeat().await.unwrap());
+    let (b, c) = (stores[1].heartbeat(true).await.unwrap(), stores[2].heartbeat(true).await.unwrap());
     assert_eq!((b.adopted, c.adopted), (1, 0), "one takes it, and the other finds it taken");
     assert_eq!(stores[1].gateways(), 2);
-    let a = stores[0].heartbeat().await.unwrap();
+    let a = stores[0].heartbeat(true).await.unwrap();
     assert!(a.reborn);
-    assert!(!stores[0].heartbeat().await.unwrap().reborn, "it goes on under its new token");
+    assert!(!stores[0].heartbeat(true).await.unwrap().reborn, "it goes on under its new token");
     assert_eq!(stores[0].gateways(), 3);
     // What was adopted is adopted again with its owner.
     let_lease_end(&server, &url, "b");
-    assert_eq!(stores[2].heartbeat().await.unwrap().adopted, 2);
+    assert_eq!(stores[2].heartbeat(true).await.unwrap().adopted, 2);
     // One that leaves is taken over at once.
     stores[0].leave().await.unwrap();
-    assert_eq!(stores[2].heartbeat().await.unwrap().adopted, 1);
+    assert_eq!(stores[2].heartbeat(true).await.unwrap().adopted, 1);
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn after_an_outage_nobody_takes_over_before_the_others_could_speak_up() {
         let_lease_end(&server, &url, name);
     }
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(one.heartbeat().await.unwrap().adopted, 0, "the other may still come");
-    assert!(!other.heartbeat().await.unwrap().reborn);
-    assert_eq!(one.heartbeat().await.unwrap().adopted, 0);
+    assert_eq!(one.heartbeat(true).await.unwrap().adopted, 0, "the other may still come");
+    assert!(!other.heartbeat(true).await.unwrap().reborn);
+    assert_eq!(one.heartbeat(true).await.unwrap().adopted, 0);
 }

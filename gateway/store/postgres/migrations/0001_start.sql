@@ -14,7 +14,9 @@ INSERT INTO change DEFAULT VALUES;
 -- itself the owner of what it left. Its deliveries keep its token, so a takeover rewrites no delivery.
 CREATE TABLE gateway (
     token uuid PRIMARY KEY, name text NOT NULL, gate text NOT NULL,
-    started_at timestamptz NOT NULL DEFAULT now(), until timestamptz NOT NULL, owner uuid NOT NULL
+    started_at timestamptz NOT NULL DEFAULT now(), until timestamptz NOT NULL, owner uuid NOT NULL,
+    -- The version of the network (change.network) that is in force there.
+    network bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX gateway_owner ON gateway (owner);
 

@@ -16,7 +16,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(8);
 impl Shared {
     /// Answers `batch` once the database has said what became of the transaction with this mark; beside the committer, which
     /// goes on.
-    pub(super) async fn settle(self: &Arc<Self>, batch: Vec<Job>, answers: Vec<Answer>, mark: Mark) {
+    pub(super) async fn settle(self: &Arc<Self>, lane: usize, batch: Vec<Job>, answers: Vec<Answer>, mark: Mark) {
         tracing::warn!(
             store.mark = %mark,
             store.jobs = batch.len(),
@@ -28,7 +28,7 @@ impl Shared {
         tokio::spawn(async move {
             if shared.is_committed(mark).await {
                 tracing::info!(store.mark = %mark, "the commit had succeeded");
-                shared.finish(batch, answers);
+                shared.finish(lane, batch, answers);
             } else {
                 shared.fail(
                     batch,

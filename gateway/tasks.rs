@@ -1,0 +1,58 @@
+//! Tasks that must not end while the gateway runs.
+
+use std::time::Duration;
+
+use tokio_util::task::AbortOnDropHandle;
+
+/// The pause before a task begins anew.
+const BEGIN_ANEW: Duration = Duration::from_secs(1);
+
+/// Runs a task to its end; where it breaks off, by a fault of the gateway's own, it begins anew. It ends with this future.
+pub async fn for_good<F, R>(what: &'static str, begin: F)
+where
+    F: Fn() -> R,
+    R: Future<Output = ()> + Send + 'static,
+{
+    while AbortOnDropHandle::new(tokio::spawn(begin())).await.is_err() {
+        tracing::error!(task = what, "a task broke off, by a fault of the gateway's own; it begins anew");
+        tokio::time::sleep(BEGIN_ANEW).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_breaks_off_begins_anew_and_what_ends_has_ended() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        for_good("test", || {
+            let begun = Arc::clone(&begun);
+            async move { assert!(begun.fetch_add(1, Ordering::Relaxed) == 1, "it breaks off once") }
+        })
+        .await;
+        assert_eq!(begun.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_looked_after_ends_with_whoever_looks_after_it() {
+        let alive = Arc::new(());
+        let held = Arc::clone(&alive);
+        let after = tokio::spawn(for_good("test", move || {
+            let held = Arc::clone(&held);
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            }
+        }));
+        tokio::task::yield_now().await;
+        after.abort();
+        let _ = after.await;
+        while Arc::strong_count(&alive) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
