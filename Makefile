@@ -10,7 +10,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LOCKED := --locked
 
 .DEFAULT_GOAL := help
-.PHONY: help test soak fuzz measure tools peers demo audit image
+.PHONY: help test soak fuzz measure bench tools peers bench-peers demo audit image
 
 help: ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -49,18 +49,10 @@ tools:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 
-# Servers that are not ours, for tests to talk to: nginx, PostgreSQL, Redis, and Python packages at the versions of
-# tests/peers; and strace, which shows that no answer leaves before its sync. Tests start a PostgreSQL of their own: the
-# package is kept from starting one for the machine.
-peers:
-	@missing=""; \
-	command -v curl >/dev/null || missing="curl"; \
-	{ command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || missing="$$missing postgresql"; \
-	command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="$$missing nginx-light"; \
-	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
-	strace -V >/dev/null 2>&1 || missing="$$missing strace"; \
-	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
-	if [ -n "$$missing" ]; then \
+# Installs what `missing` names, for $(1). Tests and the benchmark start a PostgreSQL of their own: the package is kept from
+# starting one for the machine.
+define install_missing
+if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1; \
 			case "$$missing" in *postgresql*) \
@@ -72,9 +64,22 @@ peers:
 			apt-get update </dev/null; \
 			apt-get install -y --no-install-recommends $$missing </dev/null; \
 		else \
-			echo "make: tests need $$missing; install it (Debian: sudo apt-get install $$missing)" >&2; exit 1; \
+			echo "make: $(1) $$missing; install it (Debian: sudo apt-get install $$missing)" >&2; exit 1; \
 		fi; \
 	fi
+endef
+
+# Servers that are not ours, for tests to talk to: nginx, PostgreSQL, Redis, and Python packages at the versions of
+# tests/peers; and strace, which shows that no answer leaves before its sync.
+peers:
+	@missing=""; \
+	command -v curl >/dev/null || missing="curl"; \
+	{ command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="$$missing nginx-light"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	strace -V >/dev/null 2>&1 || missing="$$missing strace"; \
+	python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(call install_missing,tests need)
 	@if ! cmp -s tests/peers/requirements.txt target/peers/installed.txt; then \
 		rm -rf target/peers; \
 		python3 -m venv target/peers; \
@@ -105,6 +110,19 @@ fuzz: ## look for inputs that break a parser, FUZZ_SECONDS (300) for each target
 measure: ## what a quiet machine shows: a healthy partner beside a hundred bad ones, two million waiting (4 GiB of disk)
 	cargo test $(LOCKED) --release --test it -- --ignored --nocapture --test-threads=1 \
 		beside_a_hundred_bad_partners two_million
+
+bench: bench-peers ## leads a second against nginx as a bare proxy: SCENARIOS=async,wait SECONDS=60 ARGS=--list
+	cargo bench $(LOCKED) --bench throughput -- $(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
+		$(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+# What the benchmark starts besides the gateway.
+bench-peers:
+	@missing=""; \
+	{ command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || missing="postgresql"; \
+	command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="$$missing nginx-light"; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v wrk >/dev/null || missing="$$missing wrk"; \
+	$(call install_missing,the benchmark needs)
 
 image: ## the container image
 	docker build -t lead-gateway .
