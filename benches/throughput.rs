@@ -85,10 +85,10 @@ struct Options {
     /// Leads of the scenario `burst`.
     #[arg(long, default_value_t = 200_000)]
     burst: u64,
-    /// Deliveries in the store in the scenario `large`; 10000000 needs some 30 GB.
+    /// Deliveries in the store in the scenario `large`; 10000000 take some 30 GB.
     #[arg(long, default_value_t = 1_000_000)]
     stored: u64,
-    /// Unfinished deliveries in the scenario `start`; some 2.5 KB each.
+    /// Unfinished deliveries in the scenario `start`; some 3 KB each.
     #[arg(long, default_value_t = 1_000_000)]
     waiting: u64,
     /// Partners in the scenario `network`; five contracts and a source for each.
@@ -170,6 +170,7 @@ fn run(options: &Options) -> anyhow::Result<bool> {
             Finding { fault: Some(format!("{error:#}")), ..Finding::new(name) }
         });
         findings.push(finding);
+        bench.clear().context("what a scenario wrote cannot be removed")?;
         // Whatever happens later, this is written.
         write_report(options, &sizes, &machine, &findings)?;
     }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::clock::nanos;
 use super::network::{JSON_TEMPLATE, SOAP_TEMPLATE};
 use super::process::Process;
-use super::{postgres, wire};
+use super::{machine, postgres, wire};
 
 /// How long a start may take; only a broken one takes so long.
 const START_WITHIN: Duration = Duration::from_mins(5);
@@ -99,7 +99,7 @@ impl World {
             anyhow::ensure!(began.elapsed() < START_WITHIN, "the gateway is not ready: {}", said());
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(Gateway { process, address, spawned, ready: nanos() })
+        Ok(Gateway { process, address, spawned, ready: nanos(), log: log_path })
     }
 
     /// A new staff token.
@@ -117,6 +117,7 @@ pub struct Gateway {
     /// When it was started, and when it was ready, on the machine's monotonic clock.
     pub spawned: u64,
     pub ready: u64,
+    log: PathBuf,
 }
 
 /// Some of its counters since its start.
@@ -128,6 +129,16 @@ pub struct Counters {
 }
 
 impl Gateway {
+    /// What it said last, if it has ended.
+    pub fn last_words(&self) -> Option<String> {
+        if machine::lives(self.process.pid()) {
+            return None;
+        }
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(5).collect();
+        Some(last.into_iter().rev().collect::<Vec<_>>().join("\n"))
+    }
+
     /// They are refreshed every 5 s.
     pub fn counters(&self) -> anyhow::Result<Counters> {
         let text = wire::get(self.address, "/metrics", None)?.body;

@@ -103,6 +103,12 @@ pub fn cpu_micros(pid: u32) -> f64 {
     ticks / TICKS * 1e6
 }
 
+/// Whether a process of ours has not ended.
+pub fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+}
+
 /// As [`cpu_micros`], with its children that live.
 pub fn cpu_micros_of_all(pid: u32) -> f64 {
     cpu_micros(pid) + children_of(pid).into_iter().map(cpu_micros_of_all).sum::<f64>()

@@ -52,6 +52,16 @@ impl Bench {
         Self { seconds, rounds, connections, base, steady, nginx, runs, scratch }
     }
 
+    /// Removes what the scenarios so far have written; nginx goes on.
+    pub fn clear(&self) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(self.scratch.path())?.flatten() {
+            if entry.file_name() != "nginx" && entry.path().is_dir() {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// The seconds of one turn.
     pub fn turn(&self) -> f64 {
         self.seconds / self.rounds as f64
@@ -174,7 +184,7 @@ impl Subject {
             }
         }
         let (ended, at_end) = (nanos(), self.sink.count()?.requests - before);
-        let load = load.outcome()?;
+        let load = load.outcome().map_err(|error| self.explain(error))?;
         self.acknowledged.set(self.acknowledged.get() + load.accepted());
         self.doubtful.set(self.doubtful.get() + load.refused() + load.errors);
 
@@ -201,6 +211,14 @@ impl Subject {
             worked_seconds: seconds(load.began_at, nanos()),
             load,
         })
+    }
+
+    /// A load that failed, by a gateway that has ended.
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.gateways.iter().find_map(Gateway::last_words) {
+            Some(words) => error.context(format!("the gateway has ended; its last words: {words}")),
+            None => error,
+        }
     }
 
     /// Waits until so many requests have come and nothing is queued or under way; when the last request came.

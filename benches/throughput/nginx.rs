@@ -92,19 +92,15 @@ impl Nginx {
     }
 
     fn wrk(&self, seconds: f64) -> anyhow::Result<f64> {
-        let output = Command::new(&self.wrk)
-            .args(["-t2", &format!("-c{}", self.connections), &format!("-d{}s", seconds.ceil()), "-s"])
-            .arg(self.directory.join("post.lua"))
-            .arg(format!("http://{}/leads", self.address))
-            .output()
-            .context("wrk cannot be started")?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let failed = !output.status.success() || said.contains("Non-2xx") || said.contains("Socket errors");
+        let mut command = Command::new(&self.wrk);
+        command.args(["-t2", &format!("-c{}", self.connections), &format!("-d{}s", seconds.ceil()), "-s"]);
+        command.arg(self.directory.join("post.lua")).arg(format!("http://{}/leads", self.address));
+        let mut wrk = Process::spawn("wrk", command.stdout(Stdio::piped()), Signal::KILL, Signal::KILL)?;
+        let said = wrk.lines()?.collect::<Result<Vec<_>, _>>()?.join("\n");
+        wrk.wait()?;
+        let failed = said.contains("Non-2xx") || said.contains("Socket errors");
         let rate = said.lines().find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse().ok());
-        match rate {
-            Some(rate) if !failed => Ok(rate),
-            _ => anyhow::bail!("wrk failed: {said}{}", String::from_utf8_lossy(&output.stderr)),
-        }
+        rate.filter(|_| !failed).with_context(|| format!("wrk failed: {said}"))
     }
 }
 

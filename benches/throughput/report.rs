@@ -45,7 +45,12 @@ impl Check {
             (false, true) => Verdict::Pass,
             _ => Verdict::Short,
         };
-        let digits = if must.abs() >= 10.0 { 0 } else { 2 };
+        // What is compared with 0.3 is a ratio; what with 200, milliseconds or MiB; with none, a count.
+        let digits = match must.abs() {
+            0.0 => 0,
+            must if must < 10.0 => 3,
+            _ => 1,
+        };
         Self { what, figure, must, goal, upwards, digits, verdict }
     }
 }
@@ -91,7 +96,10 @@ impl Finding {
 
 /// The tables.
 pub fn print(findings: &[Finding]) {
-    println!("\n{}\n\n{}", verdicts(findings), rates(findings));
+    println!("\n{}", verdicts(findings));
+    if findings.iter().any(|finding| finding.measured.is_some()) {
+        println!("\n{}", rates(findings));
+    }
     for finding in findings {
         if let Some(measured) = &finding.measured {
             let each: Vec<String> =
@@ -123,7 +131,7 @@ fn verdicts(findings: &[Finding]) -> Table {
             table.add_row([
                 finding.scenario.to_owned(),
                 check.what.to_owned(),
-                format!("{:.*}", digits.max(usize::from(check.figure < 10.0) * 3), check.figure),
+                format!("{:.digits$}", check.figure),
                 format!("{sign} {:.digits$}", check.must),
                 format!("{sign} {:.digits$}", check.goal),
                 match check.verdict {

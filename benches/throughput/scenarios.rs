@@ -74,7 +74,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "burst",
-        about: "200,000 leads as fast as they are taken",
+        about: "many leads (--burst) as fast as they are taken",
         must: "none refused, RSS 256 MiB, drains at 0.9 × the steady rate",
         goal: "1.0 × the steady rate",
         run: crowded::burst,
@@ -102,7 +102,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "network",
-        about: "10,000 partners, 50,000 contracts, 10,000 sources, against 5 contracts",
+        about: "many partners (--partners), five contracts and a source for each, against a network of five contracts",
         must: "0.95 × the same rate, apply 5 s, RSS 512 MiB",
         goal: "the same",
         run: crowded::network,

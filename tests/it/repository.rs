@@ -234,7 +234,15 @@ fn as_reply(text: &str) -> Reply {
 
 #[test]
 fn every_link_of_the_docs_to_a_heading_leads_to_one() {
-    let pages = ["first-partner.md", "recipes.md", "templates.md", "delivery-states.md", "http.md", "operations.md"];
+    let pages = [
+        "first-partner.md",
+        "recipes.md",
+        "templates.md",
+        "delivery-states.md",
+        "http.md",
+        "operations.md",
+        "performance.md",
+    ];
     let anchors: BTreeMap<&str, Vec<String>> =
         pages.iter().map(|page| (*page, anchors(&text(&format!("docs/{page}"))))).collect();
     for page in pages {
