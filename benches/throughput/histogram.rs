@@ -1,53 +1,36 @@
-//! Counts of latencies, in slots that are each less than one per cent wide: recording is an addition, whatever the value.
-//!
-//! (The crate for this, hdrhistogram, had its last release in 2023; what is needed of it is these lines.)
+//! Counts of latencies, to a hundredth of their value.
 
-/// Slots for each doubling, as a power of two: 128, so a slot is at most 1/128 of its value wide.
-const FINE: u32 = 7;
-const SLOTS: usize = (65 - FINE as usize) << FINE;
+/// The longest that is told from longer ones, nanoseconds: ten minutes.
+const LONGEST: u64 = 600_000_000_000;
+/// Digits that are kept: to two, a latency is known to a hundredth.
+const DIGITS: u8 = 2;
 
 /// How often each latency came, nanoseconds.
-pub struct Histogram {
-    slots: Vec<u64>,
-    count: u64,
-    max: u64,
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { slots: vec![0; SLOTS], count: 0, max: 0 }
-    }
-}
+pub struct Histogram(hdrhistogram::Histogram<u64>);
 
 impl Histogram {
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Self(hdrhistogram::Histogram::new_with_bounds(1, LONGEST, DIGITS)?))
+    }
+
     pub fn record(&mut self, nanos: u64) {
-        self.slots[slot(nanos)] += 1;
-        self.count += 1;
-        self.max = self.max.max(nanos);
+        self.0.saturating_record(nanos);
     }
 
-    /// The latencies that people read, milliseconds.
+    pub fn reset(&mut self) {
+        self.0.reset();
+    }
+
+    /// The latencies that people read, milliseconds; zeros of none.
     pub fn percentiles(&self) -> Percentiles {
+        let at = |part: f64| self.0.value_at_quantile(part) as f64 / 1e6;
         Percentiles {
-            count: self.count,
-            p50: self.at(0.5),
-            p99: self.at(0.99),
-            p999: self.at(0.999),
-            max: self.max as f64 / 1e6,
+            count: self.0.len(),
+            p50: at(0.5),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: self.0.max() as f64 / 1e6,
         }
-    }
-
-    /// What this part of them did not exceed, milliseconds; 0 of none.
-    fn at(&self, part: f64) -> f64 {
-        let wanted = (self.count as f64 * part).ceil() as u64;
-        let mut seen = 0;
-        for (slot, count) in self.slots.iter().enumerate() {
-            seen += count;
-            if seen >= wanted && seen > 0 {
-                return upper(slot).min(self.max) as f64 / 1e6;
-            }
-        }
-        0.0
     }
 }
 
@@ -73,16 +56,4 @@ impl Percentiles {
             max: all.iter().map(|one| one.max).fold(0.0, f64::max),
         }
     }
-}
-
-fn slot(value: u64) -> usize {
-    let shift = (64 - value.leading_zeros()).saturating_sub(FINE + 1);
-    ((shift as usize) << FINE) + (value >> shift) as usize
-}
-
-/// The greatest value of a slot.
-fn upper(slot: usize) -> u64 {
-    let shift = (slot >> FINE).saturating_sub(1);
-    let first = (slot - (shift << FINE)) as u64;
-    ((first + 1) << shift).wrapping_sub(1)
 }

@@ -148,7 +148,7 @@ impl Load {
             began: 0,
             ended: 0,
             outcome: Outcome::default(),
-            latency: Histogram::default(),
+            latency: Histogram::new()?,
         })
     }
 

@@ -60,7 +60,7 @@ pub fn run(soap: bool, delay: Duration) -> anyhow::Result<()> {
         connections: Vec::new(),
         free: Vec::new(),
         later: VecDeque::new(),
-        books: Books::new(),
+        books: Books::new()?,
     };
     sink.serve(poll, &listener)
 }
@@ -293,10 +293,10 @@ struct Books {
 }
 
 impl Books {
-    fn new() -> Self {
+    fn new() -> anyhow::Result<Self> {
         // Room for some minutes at once, for growing copies them all. What is not used costs no memory.
         let keys = Vec::with_capacity(8 << 20);
-        Self { count: Count::default(), keys, unkeyed: 0, unkept: 0, since_posted: Histogram::default() }
+        Ok(Self { count: Count::default(), keys, unkeyed: 0, unkept: 0, since_posted: Histogram::new()? })
     }
 
     fn enter(&mut self, request: &Request<'_>, now: u64) {
@@ -324,7 +324,7 @@ impl Books {
             "count" => serde_json::to_string(&self.count),
             "report" => serde_json::to_string(&self.report()),
             "reset" => {
-                *self = Self::new();
+                self.reset();
                 Ok("{}".to_owned())
             }
             _ => Ok("{\"error\":\"no such path\"}".to_owned()),
@@ -332,10 +332,17 @@ impl Books {
         told.unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
     }
 
+    fn reset(&mut self) {
+        (self.count, self.unkeyed, self.unkept) = (Count::default(), 0, 0);
+        self.keys.clear();
+        self.since_posted.reset();
+    }
+
     fn report(&mut self) -> Report {
         self.keys.sort_unstable();
         let twice = self.keys.windows(2).filter(|pair| pair[0] == pair[1]).count();
-        let since_posted = std::mem::take(&mut self.since_posted).percentiles();
+        let since_posted = self.since_posted.percentiles();
+        self.since_posted.reset();
         Report {
             requests: self.count.requests,
             distinct: (self.keys.len() - twice) as u64,
