@@ -64,12 +64,14 @@ impl Rules {
             if keys.len() >= MAX_LOOKUPS {
                 return;
             }
-            let kind = match rule.kind {
-                Kind::Email => EMAIL,
-                Kind::Phone(_) => PHONE,
-                _ => return,
-            };
-            keys.extend(normalise_lookup(kind, &value.to_string(), None).map(|value| (kind, value)));
+            match rule.kind {
+                Kind::Email => {
+                    keys.extend(normalise_lookup(EMAIL, &value.to_string(), None).map(|value| (EMAIL, value)));
+                }
+                // E.164 since it was taken; to look a number up in the numbering plans takes longer than all else here.
+                Kind::Phone(_) => keys.push((PHONE, value.to_string())),
+                _ => {}
+            }
         };
         for rule in &self.fields {
             if let Some(value) = fields.get(&rule.name) {
