@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::harness::{Gateway, World, at, buyer, memory, text_at};
 use crate::partner_stub::{Behaviour, Stub};
+use crate::servers::postgres::Postgres;
 
 /// What the process may hold in memory with any backlog, in this build (docs/operations.md has the figures of a release).
 const MEMORY_AT_MOST: u64 = 160 << 20;
@@ -65,25 +66,50 @@ fn fill(database: &Path, leads: usize) {
     tx.commit().unwrap();
 }
 
-/// A gateway just started upon so many that wait at a partner who was away for a day; beside it one that is well.
-async fn started_with(leads: usize) -> (World, Gateway, Stub, Stub, Duration) {
-    let (bright, other) = (Stub::start(Behaviour::ok("{}")).await, Stub::start(Behaviour::ok("{}")).await);
+/// As [`fill`], in PostgreSQL: left by a gateway that has gone.
+fn fill_postgres(postgres: &Postgres, url: &str, leads: usize) {
+    let begin = at("2026-11-20T08:00:00Z").as_microsecond();
+    let id = |kind: u64| {
+        format!(
+            "(lpad(to_hex(({begin} + n * 1000::bigint) / 1000), 12, '0') || '70008{kind:03}' || lpad(to_hex(n), 12, '0'))::uuid"
+        )
+    };
+    let (lead, delivery, gone) = (id(1), id(2), "00000000-0000-7000-8000-000000000001");
+    postgres.psql(
+        url,
+        &format!(
+            "INSERT INTO gateway (token, name, gate, until, owner) VALUES ('{gone}', 'gone', 'memory', '-infinity', '{gone}');
+             INSERT INTO lead (id, campaign, source, status, test, received_at, version, fields, meta, candidates,
+                               content_type, body, request_id)
+             SELECT {lead}, 'solar', 'acme', 'pending', false, {begin} + n * 1000::bigint, 1,
+                    format('{{\"email\":\"a%s@example.com\",\"name\":\"Ann %s\"}}', n, n), '{{}}',
+                    '[{{\"contract\": \"bright\", \"partner\": \"bright\"}}]', 'application/json',
+                    convert_to(repeat('x', 400), 'UTF8'), {lead}
+             FROM generate_series(0, {leads} - 1) AS n;
+             INSERT INTO delivery (id, lead, gateway, campaign, source, partner, contract, received_at, state, waits,
+                                   created_at, updated_at)
+             SELECT {delivery}, {lead}, '{gone}', 'solar', 'acme', 'bright', 'bright', {begin} + n * 1000::bigint, 'queued',
+                    true, {begin} + n * 1000::bigint, {begin} + n * 1000::bigint
+             FROM generate_series(0, {leads} - 1) AS n;
+             INSERT INTO paused (kind, id, since, by) VALUES ('contract', 'bright', 0, 'test');
+             ANALYZE lead, delivery"
+        ),
+    );
+}
+
+/// Two partners: `bright`, who was away for a day and takes one at a time, and `other`, who is well.
+fn two(bright: &Stub, other: &Stub) -> String {
     let picky = |id: &str, url: &str, contract: &str, endpoint: &str| {
         buyer(id, url, "", &format!("{contract}\nfilters = {{ field = \"name\", equals = \"{id}\" }}"), endpoint)
     };
-    let world = World::new(
-        &[
-            buyer(
-                "bright",
-                &bright.url("/"),
-                "",
-                "priority = 2\nwhen_paused = \"hold\"\nhold_for = \"900d\"",
-                "concurrency = 1",
-            ),
-            picky("other", &other.url("/"), "", ""),
-        ]
-        .concat(),
-    );
+    let hold = "priority = 2\nwhen_paused = \"hold\"\nhold_for = \"900d\"";
+    [buyer("bright", &bright.url("/"), "", hold, "concurrency = 1"), picky("other", &other.url("/"), "", "")].concat()
+}
+
+/// A gateway just started upon so many that wait at a partner who was away for a day; beside it one that is well.
+async fn started_with(leads: usize) -> (World, Gateway, Stub, Stub, Duration) {
+    let (bright, other) = (Stub::start(Behaviour::ok("{}")).await, Stub::start(Behaviour::ok("{}")).await);
+    let world = World::new(&two(&bright, &other));
     world.start().await.stop().await; // loads the network
     fill(&world.path("data/gateway.db"), leads);
     let began = clock::instant();
@@ -105,6 +131,14 @@ async fn the_other_is_served(gateway: &Gateway, name: &str) {
 
 async fn drains_oldest_first_in_flat_memory(leads: usize, drained: usize) {
     let (world, gateway, bright, other, took) = started_with(leads).await;
+    let emails = drains(gateway, &bright, &other, leads, drained, took).await;
+    let store = Store::open(&world.path("data")).unwrap();
+    let left = store.queue_length("bright".parse().unwrap()).await.unwrap();
+    assert_eq!(emails + usize::try_from(left).unwrap(), leads);
+}
+
+/// Has so many of those that wait delivered, and stops the gateway; how many were.
+async fn drains(gateway: Gateway, bright: &Stub, other: &Stub, leads: usize, drained: usize, took: Duration) -> usize {
     assert!(took < START_WITHIN, "a start took {took:?}");
     let started = memory(gateway.pid(), "VmRSS");
     eprintln!("{leads} waiting: ready after {took:?}, {} MiB", started >> 20);
@@ -134,9 +168,23 @@ async fn drains_oldest_first_in_flat_memory(leads: usize, drained: usize) {
     let expected: Vec<String> = (0..emails.len()).map(|n| format!("a{n}@example.com")).collect();
     assert_eq!(emails, expected);
     assert_eq!(other.count(), 40);
-    let store = Store::open(&world.path("data")).unwrap();
-    let left = store.queue_length("bright".parse().unwrap()).await.unwrap();
-    assert_eq!(emails.len() + usize::try_from(left).unwrap(), leads);
+    emails.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_thousand_that_a_dead_gateway_left_in_postgresql_are_taken_over_and_drain_oldest_first() {
+    let postgres = Postgres::start();
+    let (bright, other) = (Stub::start(Behaviour::ok("{}")).await, Stub::start(Behaviour::ok("{}")).await);
+    let world = World::shared(&two(&bright, &other), &postgres.database(), "url = \"memory\"");
+    world.start().await.stop().await; // loads the network
+    let leads = 200_000;
+    fill_postgres(&postgres, &world.store_url(), leads);
+    let began = clock::instant();
+    let gateway = world.start().await;
+    let took = began.elapsed();
+    let delivered = drains(gateway, &bright, &other, leads, 300, took).await;
+    let left = postgres.psql(&world.store_url(), "SELECT count(*) FROM delivery WHERE state = 'queued'");
+    assert_eq!(delivered + left.parse::<usize>().unwrap(), leads);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
