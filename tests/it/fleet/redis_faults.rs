@@ -1,47 +1,61 @@
 //! Redis fails in mid-load in every way it can: at worst that delays; no limit is passed, and none stays short.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lead_gateway::clock;
 use serde_json::json;
 
 use super::{OK, Shared, sent_to};
-use crate::harness::{Gateway, JsonBody as _, KEY, buyer};
+use crate::harness::{Gateway, JsonBody as _, KEY, World, buyer};
 use crate::partner_stub::{Behaviour, Stub};
+use crate::servers::proxy::Proxy;
 
 /// What the partner may have, and how many leads come: fewer places than leads, so that every one of them is wanted.
-const LIMIT: usize = 300;
+const LIMIT: usize = 500;
 const LEADS_A_ROUND: usize = 70;
 
-/// What happens to Redis in the middle of a round.
-type Fault = fn(&mut Shared);
+/// What happens to Redis, or to the way there, in the middle of a round.
+type Fault = fn(&mut Shared, &Proxy);
 
-const FAULTS: [(&str, Fault); 5] = [
-    ("flushed", |shared| drop(shared.redis.command(&["FLUSHALL"]))),
-    ("its scripts flushed", |shared| drop(shared.redis.command(&["SCRIPT", "FLUSH"]))),
-    ("killed, and started again empty", |shared| {
+const FAULTS: [(&str, Fault); 8] = [
+    ("flushed", |shared, _| drop(shared.redis.command(&["FLUSHALL"]))),
+    ("its scripts flushed", |shared, _| drop(shared.redis.command(&["SCRIPT", "FLUSH"]))),
+    ("cut off for a moment", |_, way| way.cut()),
+    ("heard, and not answering", |_, way| {
+        way.mute(true);
+        std::thread::sleep(Duration::from_millis(800));
+        way.mute(false);
+        way.cut();
+    }),
+    ("slower than anybody waits", |_, way| {
+        way.delay(Duration::from_millis(400));
+        std::thread::sleep(Duration::from_millis(800));
+        way.delay(Duration::ZERO);
+    }),
+    ("killed, and started again empty", |shared, _| {
         shared.redis.kill();
         shared.redis.restart();
     }),
-    ("stopped for a while", |shared| {
+    ("stopped for a while", |shared, _| {
         shared.redis.stop();
         std::thread::sleep(Duration::from_millis(1_500));
         shared.redis.go_on();
     }),
-    ("killed", |shared| shared.redis.kill()),
+    ("killed", |shared, _| shared.redis.kill()),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whatever_happens_to_redis_in_mid_load_every_place_is_filled_and_none_beyond() {
     let mut shared = Shared::start();
     let takes = Stub::start(Behaviour::ok(OK)).await;
-    let world = shared.world(&buyer(
-        "takes",
-        &takes.url("/"),
-        &format!("limits = {{ daily = {LIMIT} }}"),
-        "when_full = \"skip\"",
-        "",
-    ));
+    let way = Arc::new(Proxy::to(shared.redis.port).await);
+    let limits = format!("limits = {{ daily = {LIMIT} }}");
+    let world = World::shared(
+        &buyer("takes", &takes.url("/"), &limits, "when_full = \"skip\"", ""),
+        &shared.postgres.database(),
+        &format!("url = \"{}\"", way.url()),
+    );
     let gateways = [world.start().await, world.start().await];
     for (round, (name, fault)) in FAULTS.iter().enumerate() {
         let half = takes.count() + LEADS_A_ROUND / 3;
@@ -50,8 +64,9 @@ async fn whatever_happens_to_redis_in_mid_load_every_place_is_filled_and_none_be
         while takes.count() < half.min(LIMIT) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+        let harmed = Arc::clone(&way);
         shared = tokio::task::spawn_blocking(move || {
-            fault(&mut shared);
+            fault(&mut shared, &harmed);
             shared
         })
         .await
