@@ -23,6 +23,7 @@ mod retention;
 mod rows;
 mod search;
 mod session;
+mod statements;
 mod step;
 mod write;
 mod writer;

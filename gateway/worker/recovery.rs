@@ -2,14 +2,18 @@
 //! that were open are unknown, for nobody can say how far they came; what waits is taken up from the store page by page.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Inner;
 use crate::failpoint;
 use crate::pipeline::Pipeline;
-use crate::store::StoreError;
+use crate::store::{DeliveryRecord, StoreError};
 
 /// Rows read at a time.
 const PAGE: u32 = 500;
+/// How often a lost attempt is tried to be concluded, with pauses: what fails for a moment must not be taken for damage.
+const TRIES: u32 = 5;
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What a start found unfinished.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,14 +64,28 @@ pub(super) async fn conclude_lost_attempts(inner: &Arc<Inner>) -> Result<usize, 
         found += page.len();
         for record in page {
             failpoint::pass("recovery.open_attempt");
-            let delivery = record.delivery.id;
-            if let Err(error) = pipeline.lost_attempt(record).await {
-                if pipeline.store.trouble().is_some() || matches!(error, StoreError::Closed | StoreError::Busy) {
-                    return Err(error);
-                }
-                // The others must not wait for one that cannot be read.
-                tracing::error!(delivery.id = %delivery, store.error = %error, "a lost attempt cannot be concluded");
-            }
+            conclude(pipeline, record).await?;
         }
     }
+}
+
+/// Records one of them. One that cannot be concluded, again and again and with a store that is well, is told and passed by:
+/// the others must not wait for it.
+async fn conclude(pipeline: &Pipeline, record: DeliveryRecord) -> Result<(), StoreError> {
+    let mut tries = 0;
+    while let Err(error) = pipeline.lost_attempt(record.clone()).await {
+        tries += 1;
+        if pipeline.store.trouble().is_some() || matches!(error, StoreError::Closed | StoreError::Busy) {
+            return Err(error);
+        }
+        if tries == TRIES {
+            tracing::error!(
+                delivery.id = %record.delivery.id, store.error = %error,
+                "a lost attempt cannot be concluded; its delivery is left as it is"
+            );
+            return Ok(());
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    Ok(())
 }

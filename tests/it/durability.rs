@@ -295,3 +295,25 @@ async fn a_source_that_hangs_up_leaves_no_lead_behind() {
     assert_eq!(stub.requests().len(), leads);
     gateway.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lead_that_cannot_be_read_any_more_keeps_no_other_from_being_carried_on() {
+    let hangs = Stub::start(Behaviour::hang_after_reading()).await;
+    let world = World::new(&buyer("bright", &hangs.url("/"), "", "", ""));
+    let gateway = world.start().await;
+    let mut ids = Vec::new();
+    for email in ["damaged@example.com", "whole@example.com"] {
+        ids.push(gateway.post(&lead(email)).await.at("/lead_id"));
+    }
+    hangs.wait_for_requests(2).await;
+    gateway.kill();
+    // As a disk would that gives back other bytes than it was given.
+    let database = rusqlite::Connection::open(world.path("data/gateway.db")).unwrap();
+    let damage = "UPDATE lead SET fields = 'torn' WHERE fields LIKE '%damaged@%'";
+    assert_eq!(database.execute(damage, []).unwrap(), 1);
+    drop(database);
+    let gateway = world.start().await;
+    gateway.last_delivery_becomes(&ids[1], "unknown").await;
+    assert!(world.log().contains("a lost attempt cannot be concluded"), "{}", world.log());
+    gateway.kill();
+}

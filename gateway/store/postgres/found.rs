@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use tokio_postgres::{Client, Error, Row, Statement};
 use uuid::Uuid;
 
+use super::statements::Statements;
 use super::writer::Work;
-use super::writes::{Statements, Values, number};
+use super::writes::{Values, number};
 use crate::model::delivery::{Class, DeliveryState, Verdict};
 use crate::model::limit::PlaceKey;
 use crate::store::{LeadStep, StoreError};
