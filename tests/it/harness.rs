@@ -481,8 +481,8 @@ impl Drop for Gateway {
 /// A port where nobody listens, for a server that must be told one: below those that the system gives to connections and to
 /// listeners that ask for any, so that nobody takes it in the meantime.
 pub fn free_port() -> u16 {
-    // Tests run as processes of their own: each begins to look somewhere else.
-    free_port_from(u16::try_from(std::process::id() % 10_000).unwrap())
+    // Tests run as processes of their own: each begins to look somewhere else, and not right behind its neighbour.
+    free_port_from(u16::try_from(u64::from(std::process::id()) * 61 % 10_000).unwrap())
 }
 
 /// As [`free_port`], beginning to look at this one: for a second one beside it, or another one instead of it.

@@ -254,17 +254,7 @@ impl Cluster {
         let slot = self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]);
         let number: usize = slot.parse().unwrap();
         let id = |at: usize| self.nodes[at].command(&["CLUSTER", "MYID"]);
-        let owner = (0..3)
-            .find(|at| {
-                // `… connected 0-5460` of the line that says `myself`; moved slots stand alone.
-                let lines = self.nodes[*at].command(&["CLUSTER", "NODES"]);
-                let myself = lines.lines().find(|line| line.contains("myself")).unwrap();
-                myself.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
-                    let (first, last) = range.split_once('-').unwrap_or((range, range));
-                    (first.parse().unwrap()..=last.parse().unwrap()).contains(&number)
-                })
-            })
-            .unwrap();
+        let owner = (0..3).find(|at| self.owner(*at, number) == Some(id(*at))).unwrap();
         let to = (owner + 1) % 3;
         let (source, target) = (&self.nodes[owner], &self.nodes[to]);
         target.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(owner)]);
@@ -281,5 +271,29 @@ impl Cluster {
         for node in [target, source] {
             node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]);
         }
+        // The next move waits until all know of this one: two masters that take the same epoch may each believe that
+        // the slot is the other's, and then nobody has it.
+        let deadline = clock::instant() + PATIENCE;
+        let epoch = |node: &Redis| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            info.lines().find(|line| line.starts_with("cluster_current_epoch")).map(str::to_owned)
+        };
+        while !(0..3).all(|at| self.owner(at, number) == Some(id(to)) && epoch(&self.nodes[at]) == epoch(target)) {
+            assert!(clock::instant() < deadline, "the nodes do not agree whose slot {slot} is");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The id of the node that has this slot, as node `at` sees it.
+    fn owner(&self, at: usize, slot: usize) -> Option<String> {
+        // `ID … connected 0-5460 12182`; what moves stands in brackets.
+        let lines = self.nodes[at].command(&["CLUSTER", "NODES"]);
+        let has = |line: &&str| {
+            line.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                (first.parse().unwrap()..=last.parse().unwrap()).contains(&slot)
+            })
+        };
+        lines.lines().find(has).and_then(|line| line.split(' ').next()).map(str::to_owned)
     }
 }

@@ -32,8 +32,7 @@ async fn a_slot_that_moves_in_mid_load_costs_no_place() {
         shut
     })
     .await;
-    let up = gates.iter().all(|gate| gate.is_up());
-    assert!(up, "the cluster is well, and not believed to be");
+    eventually("the cluster is well, and believed to be", async || gates.iter().all(|gate| gate.is_up())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
