@@ -134,8 +134,8 @@ pub struct Receipt {
 pub struct Go<'a> {
     /// The delivery whose turn it is.
     pub queued: &'a Queued,
-    /// Its lead, if it is fresh.
-    pub fresh: Option<Arc<Lead>>,
+    /// Its lead, and the delivery as it was read with it; one that is fresh has no past to be read.
+    pub known: Option<(Arc<Lead>, Option<Box<DeliveryRecord>>)>,
     /// Its contract.
     pub entry: &'a Arc<ContractEntry>,
     /// The gate's answer.
@@ -249,8 +249,8 @@ impl Pipeline {
     /// # Errors
     /// When the store failed before anything was sent. (After sending, recording is tried until it succeeds.)
     pub async fn attempt(&self, go: Go<'_>) -> Result<Attempted, StoreError> {
-        let Go { queued, fresh, entry, ticket, mut permit, held } = go;
-        let loaded = match self.load(queued, fresh, entry).await {
+        let Go { queued, known, entry, ticket, mut permit, held } = go;
+        let loaded = match self.load(queued, known, entry).await {
             Ok(loaded) => loaded,
             Err(error) => {
                 self.not_started(entry, ticket, permit, &[]);
@@ -485,12 +485,13 @@ impl Pipeline {
     async fn load(
         &self,
         queued: &Queued,
-        fresh: Option<Arc<Lead>>,
+        known: Option<(Arc<Lead>, Option<Box<DeliveryRecord>>)>,
         entry: &ContractEntry,
     ) -> Result<Option<(DeliveryRecord, Arc<Lead>)>, StoreError> {
-        // A fresh delivery has no past that would have to be read.
-        if let Some(lead) = fresh {
-            return Ok(Some((plan::fresh_record(queued, &lead, entry), lead)));
+        // Should it have moved on since, its commit finds out.
+        if let Some((lead, record)) = known {
+            let record = record.map_or_else(|| plan::fresh_record(queued, &lead, entry), |record| *record);
+            return Ok(Some((record, lead)));
         }
         let Some(record) = self.store.delivery(queued.id).await? else { return Ok(None) };
         let due = record.delivery.due_at.is_none_or(|due| due <= self.clock.now());

@@ -44,7 +44,7 @@ pub use deliveries::{AttemptRecord, DeliveryRecord, ExchangeRecord, Head, Messag
 pub use fleet::{HEARTBEAT_EVERY, Heartbeat, Joined, Newcomer};
 pub use health::Trouble;
 pub use leads::{LeadRecord, Remembered, Standings};
-pub use recovery::{QueueKey, Queued};
+pub use recovery::{Loaded, QueueKey, Queued};
 pub use refusals::RefusalRecord;
 pub use resources::{Changes, Kind, PausedKind, ResourceChange, ResourceRecord, TokenRecord};
 pub use retention::Forgotten;

@@ -19,6 +19,19 @@ where
     }
 }
 
+/// What a future comes to; `None`: it panicked.
+pub async fn unless_it_panics<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    // It is not polled again, and what it shared with others is theirs to keep in order, as it is when a task panics.
+    std::future::poll_fn(|context| {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Some),
+            Err(_) => std::task::Poll::Ready(None),
+        }
+    })
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

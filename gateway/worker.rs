@@ -29,7 +29,7 @@ use queue::Queue;
 use window::{Fresh, Item};
 
 /// Leads that may wait in memory, all contracts together.
-const FRESH_LEADS: usize = 20_000;
+const FRESH_LEADS: usize = 10_000;
 
 /// Contracts that open at the same time, after a hold or at a start: a midnight opens thousands at one instant, and whoever
 /// is open already must hardly notice. Each has its turn until its first attempt is through, or a moment at most.
@@ -107,6 +107,8 @@ impl Worker {
         let inner = &self.0;
         let (weak, stop) = (Arc::downgrade(inner), inner.stop.subscribe());
         inner.for_good("keeper", move || keeper::look_after(weak.clone(), stop.clone()));
+        let (weak, stop) = (Arc::downgrade(inner), inner.stop.subscribe());
+        inner.for_good("lookups", move || keeper::sort_lookups(weak.clone(), stop.clone()));
         let mut told = false;
         let found = loop {
             match recovery::recover(inner).await {
@@ -201,15 +203,17 @@ impl Inner {
             let queue = Arc::new(Queue::new(contract.clone(), more));
             let (waiting, pipeline, tasks) = (Arc::clone(&queue), Arc::clone(&self.pipeline), self.tasks.clone());
             let (ready, stop, openings) = (self.ready.subscribe(), self.stop.subscribe(), Arc::clone(&self.openings));
+            let (fresh, stopped) = (Arc::clone(&self.fresh), stop.clone());
             self.for_good("runner", move || {
                 let (queue, pipeline, tasks) = (Arc::clone(&waiting), Arc::clone(&pipeline), tasks.clone());
-                let runner = runner::Runner::new(queue, pipeline, tasks, stop.clone(), Arc::clone(&openings));
+                let (stop, openings, fresh) = (stop.clone(), Arc::clone(&openings), Arc::clone(&fresh));
+                let runner = runner::Runner::new(queue, pipeline, tasks, stop, openings, fresh);
                 // Not before recovery has found every attempt that was open: what a runner starts is none of those.
-                let (mut ready, mut stop) = (ready.clone(), stop.clone());
+                let (mut ready, mut stopped) = (ready.clone(), stopped.clone());
                 async move {
                     let go = tokio::select! {
                         ready = ready.wait_for(|ready| *ready) => ready.is_ok(),
-                        _ = stop.wait_for(|stop| *stop) => false,
+                        _ = stopped.wait_for(|stop| *stop) => false,
                     };
                     if go {
                         runner.run().await;
@@ -238,11 +242,14 @@ impl Queues for Handle {
     fn push(&self, contract: &ContractId, queued: Queued, lead: Option<Arc<Lead>>) {
         let Some(inner) = self.0.upgrade() else { return };
         let now: Timestamp = inner.pipeline.clock.now();
-        let fresh = lead.and_then(|lead| {
+        let queue = inner.queue(contract, false);
+        // Half of the memory is for short queues: one that does not move must not take it all.
+        let spare = if queue.is_long() { FRESH_LEADS / 2 } else { 0 };
+        let fresh = lead.filter(|_| inner.fresh.available_permits() > spare).and_then(|lead| {
             let permit = Arc::clone(&inner.fresh).try_acquire_owned().ok()?;
-            Some(Fresh { lead, permit: Arc::new(permit) })
+            Some(Fresh { lead, record: None, permit: Arc::new(permit) })
         });
-        inner.queue(contract, false).push(Item { lead: fresh, ..Item::stored(queued) }, now);
+        queue.push(Item { lead: fresh, ..Item::stored(queued) }, now);
     }
 
     fn freed(&self, partner: &PartnerId) {

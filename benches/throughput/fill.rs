@@ -14,6 +14,9 @@ use uuid::Uuid;
 
 /// The load of the sample and the load whose name its copies have.
 const COPY: &str = "999999";
+/// Entries of a run of look-ups, and of one of its rows.
+const RUN: usize = 60_000;
+const PER_ROW: usize = 56;
 /// Columns that hold a time, and so move with the lead.
 const TIMES: [&str; 8] =
     ["received_at", "created_at", "updated_at", "first_attempt_at", "started_at", "ended_at", "deadline", "due_at"];
@@ -56,6 +59,8 @@ struct Sample {
     day: String,
     received: i64,
     lead: Row,
+    /// What it brought.
+    data: Row,
     delivery: Row,
     attempts: Vec<Row>,
     /// What it is found by: kind and value, the value with the sample's digits.
@@ -75,9 +80,9 @@ struct Row {
 impl Sample {
     fn read(conn: &Connection) -> anyhow::Result<Self> {
         let only = |table| Row::all(conn, table)?.pop().with_context(|| format!("the store has no {table} to copy"));
-        let (lead, delivery) = (only("lead")?, only("delivery")?);
-        let fields: serde_json::Value = serde_json::from_str(&lead.text("fields")?)?;
-        let meta: serde_json::Value = serde_json::from_str(&lead.text("meta")?)?;
+        let (lead, data, delivery) = (only("lead")?, only("lead_data")?, only("delivery")?);
+        let fields: serde_json::Value = serde_json::from_str(&data.text("fields")?)?;
+        let meta: serde_json::Value = serde_json::from_str(&data.text("meta")?)?;
         let text = |value: &serde_json::Value| value.as_str().map(str::to_owned).context("the sample lacks a field");
         let email = text(&fields["email"])?;
         let run = email.split('.').nth(1).context("the sample's address is not one of ours")?.to_owned();
@@ -101,6 +106,7 @@ impl Sample {
             day,
             received,
             lead,
+            data,
             delivery,
             run,
         };
@@ -110,8 +116,9 @@ impl Sample {
 
     /// The store must hash as we do, or the copies would not be found.
     fn check_lookups(&self, conn: &Connection) -> anyhow::Result<()> {
-        let mut select = conn.prepare(&format!("SELECT hash FROM lookup_{}", self.day))?;
-        let mut theirs: Vec<Vec<u8>> = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let mut select = conn.prepare("SELECT hashes FROM lookup_tail")?;
+        let rows: Vec<Vec<u8>> = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let mut theirs: Vec<Vec<u8>> = rows.iter().flat_map(|row| row.chunks(16).map(<[u8]>::to_vec)).collect();
         let mut ours: Vec<Vec<u8>> = self.lookups.iter().map(|(kind, value)| self.hash(kind, value)).collect();
         theirs.sort();
         ours.sort();
@@ -130,17 +137,26 @@ impl Sample {
         let mut insert_lead = conn.prepare(&self.lead.insert())?;
         let mut insert_delivery = conn.prepare(&self.delivery.insert())?;
         let mut insert_attempt = conn.prepare(&Row::insert_into("attempt", self.attempts.first()))?;
-        let mut insert_lookup = conn.prepare(&format!("INSERT INTO lookup_{day} (hash, id) VALUES (?1, ?2)"))?;
+        let mut insert_data = conn.prepare(&self.data.insert())?;
+        let mut runs = Runs { conn, day, run: 0, entries: Vec::new() };
         let end = day_ends(received(left.start))?;
         for n in left.clone() {
             let at = received(n);
             if at >= end {
+                runs.write()?;
                 return Ok(n);
             }
+            // The first is the sample's.
+            let seq = Value::Integer(n as i64 + 2);
             let (lead, delivery) = (id(at, 1, n), id(at, 2, n));
             let own = |name: &str, value: &Value| self.own(name, value, n, at, &lead, &delivery);
+            insert_data.execute(params_from_iter(self.data.with(|name, value| match name {
+                "seq" => seq.clone(),
+                _ => own(name, value),
+            })))?;
             insert_lead.execute(params_from_iter(self.lead.with(|name, value| match name {
                 "id" => Value::Blob(lead.to_vec()),
+                "data" => seq.clone(),
                 _ => own(name, value),
             })))?;
             insert_delivery.execute(params_from_iter(self.delivery.with(|name, value| match name {
@@ -152,9 +168,13 @@ impl Sample {
             }
             for (kind, value) in &self.lookups {
                 let id = if *kind == "reference" { &delivery } else { &lead };
-                insert_lookup.execute((self.hash(kind, &self.renumber(value, n)), id.as_slice()))?;
+                runs.entries.push([self.hash(kind, &self.renumber(value, n)), id.to_vec()].concat());
+            }
+            if runs.entries.len() >= RUN {
+                runs.write()?;
             }
         }
+        runs.write()?;
         Ok(left.end)
     }
 
@@ -201,6 +221,29 @@ impl Sample {
             mac.update(part.as_bytes());
         }
         mac.finalize().into_bytes()[..16].to_vec()
+    }
+}
+
+/// Look-ups as the store writes them when it has sorted them (store/sqlite/lookups.rs).
+struct Runs<'a> {
+    conn: &'a Connection,
+    day: &'a str,
+    run: i64,
+    /// Hash and id.
+    entries: Vec<Vec<u8>>,
+}
+
+impl Runs<'_> {
+    fn write(&mut self) -> anyhow::Result<()> {
+        self.entries.sort_unstable();
+        self.run += 1;
+        let sql = format!("INSERT INTO lookup_run_{} (run, first, entries) VALUES (?1, ?2, ?3)", self.day);
+        let mut insert = self.conn.prepare_cached(&sql)?;
+        for row in self.entries.chunks(PER_ROW) {
+            insert.execute((self.run, &row[0], row.concat()))?;
+        }
+        self.entries.clear();
+        Ok(())
     }
 }
 

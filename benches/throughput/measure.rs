@@ -28,6 +28,9 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 const DRAIN_WITHIN: Duration = Duration::from_mins(5);
 /// The gateway refreshes its counters every 5 s.
 const COUNTERS_AFTER: Duration = Duration::from_millis(5_600);
+/// Loads in search of the highest rate that can be kept up, and how long they last.
+const PROBES: usize = 4;
+const PROBE_SECONDS: f64 = 6.0;
 /// The load before the first measurement: connections are made, statements prepared, files grown.
 const WARM_UP: f64 = 2.0;
 
@@ -320,6 +323,8 @@ fn grew(backlog: &[i64], leads: u64) -> bool {
 pub struct Measured {
     pub accepted_rate: f64,
     pub delivered_rate: f64,
+    /// With as much posted as goes.
+    pub flat_out_rate: f64,
     /// The lowest and the highest of the turns.
     pub delivered_spread: [f64; 2],
     pub nginx_rate: f64,
@@ -338,13 +343,14 @@ pub struct Measured {
     pub commit_ms: f64,
     pub backlog_grew: bool,
     pub backlog_most: i64,
-    /// Where it grew: whether it does not at the delivered rate.
-    pub steady_at_that_rate: Option<bool>,
+    /// Whether it did not grow, at the rate that counts.
+    pub is_kept_up: bool,
     pub refused: u64,
     pub errors: u64,
     pub rounds: Vec<Round>,
     pub nginx: Vec<Turn>,
-    pub steady_round: Option<Round>,
+    /// Where it grew: the load at the highest rate at which it does not, which is the one that counts.
+    pub kept_up: Option<Round>,
 }
 
 /// Measures a subject in turns with the yardstick.
@@ -375,34 +381,34 @@ pub fn in_turns(bench: &Bench, subject: &Subject) -> anyhow::Result<Measured> {
     let of = |read: fn(&Round) -> f64| rounds.iter().map(read).collect::<Vec<f64>>();
     let (delivered, best) = (of(|round| round.delivered_rate), turns.iter().map(Turn::best).collect::<Vec<_>>());
     let ratios: Vec<f64> = delivered.iter().zip(&best).map(|(ours, theirs)| ratio(*ours, *theirs)).collect();
+    let backlog_grew = rounds.iter().filter(|round| round.backlog_grew).count() * 2 > rounds.len();
+    let flat_out = median(&delivered);
+    let kept_up =
+        if backlog_grew { kept_up(bench, subject, flat_out, median(&of(|round| round.accepted_rate)))? } else { None };
+    let delivered_rate = kept_up.as_ref().map_or(flat_out, |round| round.delivered_rate);
+    let counted = kept_up.as_ref().map_or(rounds.as_slice(), std::slice::from_ref);
+    let of = |read: fn(&Round) -> f64| counted.iter().map(read).collect::<Vec<f64>>();
     let names = rounds.first().map(|round| round.cpu_micros.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
     let cpu_micros = names
         .into_iter()
         .map(|name| {
-            let each: Vec<f64> = rounds.iter().filter_map(|round| round.cpu_micros.get(&name).copied()).collect();
+            let each: Vec<f64> = counted.iter().filter_map(|round| round.cpu_micros.get(&name).copied()).collect();
             let middle = median(&each);
             (name, middle)
         })
         .collect();
-    let backlog_grew = rounds.iter().filter(|round| round.backlog_grew).count() * 2 > rounds.len();
-    let steady_round = if backlog_grew {
-        let rate = median(&delivered);
-        eprintln!("  the backlog grew; again at the delivered rate of {rate:.0}/s");
-        Some(subject.load(bench, Length::Seconds(bench.turn()), Some(rate))?)
-    } else {
-        None
-    };
     Ok(Measured {
         accepted_rate: median(&of(|round| round.accepted_rate)),
-        delivered_rate: median(&delivered),
+        delivered_rate,
+        flat_out_rate: flat_out,
         delivered_spread: spread(&delivered),
         nginx_rate: median(&best),
         nginx_spread: spread(&best),
         nginx_cpu_micros: median(&turns.iter().map(|turn| turn.cpu_micros).collect::<Vec<_>>()),
-        ratio: ratio(median(&delivered), median(&best)),
+        ratio: ratio(delivered_rate, median(&best)),
         ratio_spread: spread(&ratios),
-        acceptance: Percentiles::median(&rounds.iter().map(|round| round.load.latency).collect::<Vec<_>>()),
-        since_posted: Percentiles::median(&rounds.iter().map(|round| round.since_posted).collect::<Vec<_>>()),
+        acceptance: Percentiles::median(&counted.iter().map(|round| round.load.latency).collect::<Vec<_>>()),
+        since_posted: Percentiles::median(&counted.iter().map(|round| round.since_posted).collect::<Vec<_>>()),
         cpu_micros,
         peak_mib: subject.peak_mib(),
         commits_per_second: ratio(commits, worked),
@@ -411,11 +417,32 @@ pub fn in_turns(bench: &Bench, subject: &Subject) -> anyhow::Result<Measured> {
         commit_ms: ratio((after.commit_micros - before.commit_micros) / 1e3, commits),
         backlog_grew,
         backlog_most: rounds.iter().flat_map(|round| round.backlog.iter().copied()).max().unwrap_or(0),
-        steady_at_that_rate: steady_round.as_ref().map(|round| !round.backlog_grew),
+        is_kept_up: !backlog_grew || kept_up.is_some(),
         refused: rounds.iter().map(|round| round.load.refused()).sum(),
         errors: rounds.iter().map(|round| round.load.errors).sum(),
         rounds,
         nginx: turns,
-        steady_round,
+        kept_up,
     })
+}
+
+/// The highest rate, between what is delivered and what is accepted when as much is posted as goes, at which the backlog does
+/// not grow: posts that need not wait would else take the cores from the deliveries, without end. `None`: not even the
+/// lowest could be kept up.
+fn kept_up(bench: &Bench, subject: &Subject, delivered: f64, accepted: f64) -> anyhow::Result<Option<Round>> {
+    let (mut low, mut high) = (delivered, accepted);
+    for _ in 0..PROBES {
+        let rate = f64::midpoint(low, high);
+        let round = subject.load(bench, Length::Seconds(PROBE_SECONDS.min(bench.turn())), Some(rate))?;
+        eprintln!("  at {rate:.0}/s the backlog {}", if round.backlog_grew { "grew" } else { "did not grow" });
+        if round.backlog_grew { high = rate } else { low = rate }
+    }
+    // What was kept up for a moment must be kept up for a whole turn.
+    for rate in [low, low * 0.96, low * 0.9] {
+        let round = subject.load(bench, Length::Seconds(bench.turn()), Some(rate))?;
+        if !round.backlog_grew {
+            return Ok(Some(round));
+        }
+    }
+    Ok(None)
 }

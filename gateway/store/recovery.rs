@@ -4,7 +4,10 @@
 use super::deliveries::DeliveryRecord;
 use super::{Store, StoreError};
 use crate::model::id::{ContractId, DeliveryId, LeadId};
+use crate::model::lead::Lead;
 use jiff::Timestamp;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A delivery's rank in its contract's queue: the lead's arrival (or, for a retry, when it is due), then its id.
 pub type QueueKey = (Timestamp, DeliveryId);
@@ -28,6 +31,15 @@ pub struct Queued {
     pub due_at: Option<Timestamp>,
     /// Since when it has been waiting here.
     pub since: Timestamp,
+}
+
+/// A waiting delivery with all that its attempt needs.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The delivery as it is stored.
+    pub record: DeliveryRecord,
+    /// Its lead.
+    pub lead: Arc<Lead>,
 }
 
 impl Store {
@@ -64,6 +76,15 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Queued>, StoreError> {
         on_engine!(self, db => db.due_page(contract, after, limit).await)
+    }
+
+    /// Waiting deliveries with their leads, all at once; those that are no longer there are left out.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn load(&self, page: &[Queued]) -> Result<HashMap<DeliveryId, Loaded>, StoreError> {
+        let of = |queued: &Queued| (queued.id, queued.lead);
+        on_engine!(self, db => db.load(page.iter().map(of).collect()).await)
     }
 
     /// Deliveries with an attempt that nobody can conclude any more at `now`, in order of id after `after`: on the embedded

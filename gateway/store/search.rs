@@ -91,6 +91,19 @@ impl Store {
         on_engine!(self, db => db.find_leads(search).await)
     }
 
+    /// Brings what leads are found by into the order in which it is searched, if there is enough of it; whether there may be
+    /// more.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn sort_lookups(&self) -> Result<bool, StoreError> {
+        match &*self.0 {
+            super::Engine::Sqlite(db) => db.sort_lookups().await,
+            // PostgreSQL keeps its index by itself.
+            super::Engine::Postgres(_) => Ok(false),
+        }
+    }
+
     /// Deliveries, newest first.
     ///
     /// # Errors

@@ -4,10 +4,12 @@
 mod accept;
 mod attempt;
 mod audit;
+mod checkpoint;
 mod days;
 mod deliveries;
 mod fleet;
 mod leads;
+mod lookups;
 mod places;
 mod recovery;
 mod refusals;
@@ -15,6 +17,7 @@ mod resources;
 mod retention;
 mod rows;
 mod search;
+mod statements;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -35,17 +38,14 @@ use crate::clock;
 use writer::{Tx, Writer};
 
 /// Schema changes in order; `user_version` says how many of them a database has.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/migrations/0001_start.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("sqlite/migrations/0001_start.sql"), include_str!("sqlite/migrations/0002_append.sql")];
 /// Connections that read at the same time; a page of a search or a refill of a queue each.
 const READERS: usize = 4;
 /// How many of them searches may have: one that finds little reads much, and deliveries must not wait for it.
 const SEARCHERS: usize = READERS / 2;
-/// How often the log is moved into the database.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
-/// Above this the checkpointer makes the writer wait a moment, so that the log can start anew.
-const LOG_AT_MOST: u64 = 256 << 20;
-/// How long the checkpointer may wait for readers while the writer waits for it.
-const CHECKPOINT_WAITS: Duration = Duration::from_millis(100);
+/// How long somebody else may keep the database locked: a backup, a person with a shell.
+const BUSY_WITHIN: Duration = Duration::from_secs(10);
 
 /// The open database.
 pub(super) struct Sqlite {
@@ -105,7 +105,7 @@ impl Sqlite {
             permits: Arc::new(Semaphore::new(READERS)),
             searches: Arc::new(Semaphore::new(SEARCHERS)),
         });
-        let checkpointer = start_checkpointer(&path).map_err(fail)?;
+        let checkpointer = checkpoint::start(&path, Arc::clone(&writer.log_is_done)).map_err(fail)?;
         Ok(Self {
             directory: directory.to_owned(),
             writer,
@@ -154,7 +154,7 @@ impl Sqlite {
     async fn commit<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&mut Tx<'_, '_>) -> rusqlite::Result<T> + Send + 'static,
     {
         self.writer.commit(work).await
     }
@@ -247,7 +247,7 @@ fn lock(directory: &Path) -> Result<File, String> {
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open(path)?;
-    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.busy_timeout(BUSY_WITHIN)?;
     conn.pragma_update(None, "page_size", 8192)?;
     conn.pragma_update(None, "journal_mode", "WAL")?;
     // FULL: the log is synced at every commit, before anybody is told.
@@ -262,7 +262,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 fn read_only(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.busy_timeout(BUSY_WITHIN)?;
     conn.pragma_update(None, "cache_size", -16_000)?;
     conn.set_prepared_statement_cache_capacity(128);
     Ok(conn)
@@ -280,6 +280,9 @@ fn migrate(conn: &mut Connection) -> Result<(), String> {
     for (version, migration) in (1..=known).zip(MIGRATIONS).skip(have as usize) {
         let tx = conn.transaction().map_err(sql)?;
         tx.execute_batch(migration).map_err(sql)?;
+        if version == 2 {
+            lookups::migrate(&tx).map_err(sql)?;
+        }
         tx.pragma_update(None, "user_version", version).map_err(sql)?;
         tx.commit().map_err(sql)?;
     }
@@ -297,42 +300,4 @@ fn lookup_key(conn: &Connection) -> rusqlite::Result<[u8; 32]> {
         [clock::random_bytes::<32>()],
     )?;
     conn.query_row("SELECT value FROM meta WHERE key = 'lookup_key'", [], |row| row.get(0))
-}
-
-fn start_checkpointer(path: &Path) -> Result<(mpsc::Sender<()>, std::thread::JoinHandle<()>), String> {
-    let conn = connect(path).map_err(|error| error.to_string())?;
-    conn.busy_timeout(CHECKPOINT_WAITS).map_err(|error| error.to_string())?;
-    let log = path.with_file_name("gateway.db-wal");
-    let (stop, stopped) = mpsc::channel::<()>();
-    let thread = std::thread::Builder::new()
-        .name("store-checkpoint".to_owned())
-        .spawn(move || {
-            let mut failing = false;
-            while stopped.recv_timeout(CHECKPOINT_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // PASSIVE copies what it can while the writer goes on. Only when the log has grown far beyond what
-                // one round leaves behind is the writer held for the short rest of it; the log is then cut, or its
-                // size would say the same again in the next round.
-                let mode = match std::fs::metadata(&log).map_or(0, |file| file.len()) {
-                    0 => continue,
-                    size if size > LOG_AT_MOST => "TRUNCATE",
-                    _ => "PASSIVE",
-                };
-                if mode == "TRUNCATE" {
-                    checkpoint(&conn, "PASSIVE", &mut failing);
-                }
-                checkpoint(&conn, mode, &mut failing);
-            }
-        })
-        .map_err(|error| error.to_string())?;
-    Ok((stop, thread))
-}
-
-fn checkpoint(conn: &Connection, mode: &str, failing: &mut bool) {
-    let done = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()));
-    if let Err(error) = &done
-        && !*failing
-    {
-        tracing::warn!(store.error = %error, "checkpoints fail; the log grows until one succeeds");
-    }
-    *failing = done.is_err();
 }

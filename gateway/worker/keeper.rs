@@ -43,3 +43,22 @@ pub(super) async fn look_after(inner: Weak<Inner>, mut stop: watch::Receiver<boo
         }
     }
 }
+
+/// Sorts what leads are found by, whenever there is enough of it.
+pub(super) async fn sort_lookups(inner: Weak<Inner>, mut stop: watch::Receiver<bool>) {
+    loop {
+        let Some(store) = inner.upgrade().map(|inner| inner.pipeline.store.clone()) else { return };
+        let again = if store.trouble().is_some() { Ok(false) } else { store.sort_lookups().await };
+        drop(store);
+        match again {
+            Ok(true) => continue,
+            Ok(false) => {}
+            // It is all there, and found; only slower.
+            Err(error) => tracing::warn!(store.error = %error, "look-ups could not be sorted yet"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}

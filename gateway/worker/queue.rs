@@ -8,8 +8,9 @@ use tokio::sync::Notify;
 use super::window::{Item, Window};
 use crate::model::id::ContractId;
 
-/// Deliveries of one contract kept in memory: at most this many ready, and as many to be tried again.
-const WINDOW: usize = 256;
+/// Deliveries of one contract kept in memory: at most this many ready, and as many to be tried again; those with their leads
+/// not counted, which all contracts together have so many of.
+pub(super) const WINDOW: usize = 256;
 
 /// One contract's queue.
 pub(super) struct Queue {
@@ -51,6 +52,11 @@ impl Queue {
     pub(super) fn push(&self, item: Item, now: Timestamp) {
         self.window().push(item, now);
         self.wake();
+    }
+
+    /// Whether it has so many in memory that others are to have theirs first.
+    pub(super) fn is_long(&self) -> bool {
+        self.window().len().0 >= WINDOW
     }
 
     /// Makes the runner look again. A bell rung while nobody listens is heard by the next who does.

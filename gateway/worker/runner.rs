@@ -11,14 +11,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::queue::Queue;
-use super::window::{Item, Which};
+use super::window::{Fresh, Item, Which};
 use crate::directory::ContractEntry;
 use crate::gate::{Answer, Shut, Ticket};
 use crate::model::delivery::ShutReason;
 use crate::model::id::DeliveryId;
 use crate::pipeline::{Attempted, Go, Permit, Pipeline, Space};
 use crate::routing::advance::{AtShut, Terms};
-use crate::store::{QueueKey, Queued, StoreError};
+use crate::store::{Loaded, QueueKey, Queued, StoreError};
+use crate::tasks;
 use crate::telemetry;
 
 /// How long to wait after the store or the gate could not answer.
@@ -29,6 +30,8 @@ const NOT_IN_FORCE_PAUSE: Duration = Duration::from_secs(5);
 const CROWDED_PAUSE: Duration = Duration::from_millis(200);
 /// How long a contract that opens has its turn at most.
 const OPENING_TAKES: Duration = Duration::from_millis(250);
+/// How many deliveries are started before other tasks have their turn.
+const IN_ONE_GO: u32 = 64;
 /// An idle runner looks at its queue at least this often, whatever the bell says.
 const AT_LEAST_EVERY: Duration = Duration::from_mins(1);
 
@@ -43,6 +46,8 @@ pub(super) struct Runner {
     seen_open: bool,
     /// Who may open at the same time as others: see [`super::OPENINGS`].
     openings: Arc<Semaphore>,
+    /// Bounds the leads in memory.
+    fresh: Arc<Semaphore>,
     /// Its turn to open.
     opening: Option<OwnedSemaphorePermit>,
 }
@@ -101,11 +106,13 @@ impl Runner {
         tasks: TaskTracker,
         stop: watch::Receiver<bool>,
         openings: Arc<Semaphore>,
+        fresh: Arc<Semaphore>,
     ) -> Self {
-        Self { queue, pipeline, tasks, stop, hold: None, seen_open: false, openings, opening: None }
+        Self { queue, pipeline, tasks, stop, hold: None, seen_open: false, openings, fresh, opening: None }
     }
 
     pub(super) async fn run(mut self) {
+        let mut in_one_go = 0;
         while !*self.stop.borrow() {
             let next = self.look().await.unwrap_or_else(|error| {
                 tracing::warn!(contract.id = %self.queue.contract, store.error = %error, "deliveries wait for the store");
@@ -114,7 +121,12 @@ impl Runner {
             // Where it came to no attempt, others may open.
             self.opening = None;
             match next {
-                Next::Again => tokio::task::yield_now().await,
+                // Others have their turn only now and then: to come back from it takes longer the more there is to do.
+                Next::Again if in_one_go < IN_ONE_GO => in_one_go += 1,
+                Next::Again => {
+                    in_one_go = 0;
+                    tokio::task::yield_now().await;
+                }
                 Next::SleepUntil(until) => self.sleep(until).await,
                 Next::Pause(pause) => {
                     tokio::select! {
@@ -215,7 +227,20 @@ impl Runner {
             Which::Ready => self.pipeline.store.ready_page(contract, refill.after, now, limit).await?,
             Which::Due => self.pipeline.store.due_page(contract, refill.after, limit).await?,
         };
-        self.queue.window().fill(refill, page);
+        // A contract that is shut keeps no leads in memory that others could use.
+        let mut loaded = if refill.which == Which::Ready && self.hold.is_none() {
+            self.pipeline.store.load(&page).await?
+        } else {
+            HashMap::new()
+        };
+        let items = page.into_iter().map(|queued| {
+            let lead = loaded.remove(&queued.id).and_then(|Loaded { record, lead }| {
+                let permit = Arc::clone(&self.fresh).try_acquire_owned().ok()?;
+                Some(Fresh { lead, record: Some(Box::new(record)), permit: Arc::new(permit) })
+            });
+            Item { lead, ..Item::stored(queued) }
+        });
+        self.queue.window().fill(refill, items.collect());
         Ok(true)
     }
 
@@ -280,27 +305,26 @@ impl Runner {
         let opening = self.opening.take();
         self.tasks.spawn(async move {
             let Item { queued, lead, held, .. } = item;
-            let ticket = Arc::new(ticket);
-            // In a task of its own, so that even a panic in it is followed by what must follow.
-            let mut attempt = tokio::spawn({
-                let (pipeline, queued, ticket) = (Arc::clone(&pipeline), queued.clone(), Arc::clone(&ticket));
-                async move {
-                    let fresh = lead.map(|fresh| fresh.lead);
-                    pipeline.attempt(Go { queued: &queued, fresh, entry: &entry, ticket: &ticket, permit, held }).await
+            let go =
+                Go { queued: &queued, known: lead.map(Fresh::known), entry: &entry, ticket: &ticket, permit, held };
+            // Even a panic in it is followed by what must follow.
+            let mut attempt = std::pin::pin!(tasks::unless_it_panics(pipeline.attempt(go)));
+            let ended = match opening {
+                None => attempt.await,
+                Some(opening) => {
+                    // The next may open when this one is through, and need not wait for a partner that is slow.
+                    let ended = tokio::time::timeout(OPENING_TAKES, &mut attempt).await;
+                    drop(opening);
+                    match ended {
+                        Ok(ended) => ended,
+                        Err(_) => attempt.await,
+                    }
                 }
-            });
-            // The next may open when this one is through, and need not wait for a partner that is slow.
-            let within = if opening.is_some() { OPENING_TAKES } else { Duration::ZERO };
-            let ended = tokio::time::timeout(within, &mut attempt).await;
-            drop(opening);
-            let ended = match ended {
-                Ok(ended) => ended,
-                Err(_) => attempt.await,
             };
             let outcome = match ended {
-                Ok(outcome) => outcome,
-                Err(panic) => {
-                    tracing::error!(delivery.id = %queued.id, panicked = panic.is_panic(), "an attempt broke off");
+                Some(outcome) => outcome,
+                None => {
+                    tracing::error!(delivery.id = %queued.id, "an attempt broke off");
                     conclude_what_broke_off(&pipeline, &queued, &ticket).await
                 }
             };
@@ -318,7 +342,7 @@ impl Runner {
                 let mut window = queue.window();
                 window.done(queued.id);
                 if put_back {
-                    window.push(Item { held, ..Item::stored(queued) }, now);
+                    window.push(Item { held, ..Item::stored(queued.clone()) }, now);
                 }
             }
             queue.wake();

@@ -10,14 +10,14 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::model::id::DeliveryId;
 use crate::model::lead::Lead;
-use crate::store::{QueueKey, Queued};
+use crate::store::{DeliveryRecord, QueueKey, Queued};
 
-/// A waiting delivery; a fresh one brings its lead along and need not be read again.
+/// A waiting delivery; one that brings its lead along need not be read again.
 #[derive(Debug, Clone)]
 pub struct Item {
     /// What the queue knows of it.
     pub queued: Queued,
-    /// Its lead, if it has only just arrived and there is memory to spare.
+    /// Its lead, where there is memory to spare.
     pub lead: Option<Fresh>,
     /// How long it has been held since it became ready, the present hold not counted.
     pub held: Duration,
@@ -30,8 +30,17 @@ pub struct Item {
 pub struct Fresh {
     /// The lead.
     pub lead: Arc<Lead>,
+    /// The delivery as it was read with its lead; `None`: it has only just arrived, and has no past.
+    pub record: Option<Box<DeliveryRecord>>,
     /// The right to keep it.
     pub permit: Arc<OwnedSemaphorePermit>,
+}
+
+impl Fresh {
+    /// What its attempt need not read.
+    pub(super) fn known(self) -> (Arc<Lead>, Option<Box<DeliveryRecord>>) {
+        (self.lead, self.record)
+    }
 }
 
 impl Item {
@@ -63,6 +72,9 @@ pub struct Window {
 #[derive(Debug)]
 struct Side {
     items: BTreeMap<QueueKey, Item>,
+    /// How many of them have no lead with them. Those that have are bounded by their permits.
+    bare: usize,
+    /// How many may have none.
     capacity: usize,
     /// The store may have more behind the boundary.
     more: bool,
@@ -81,8 +93,20 @@ impl Side {
             self.miss(key);
             return;
         }
-        self.items.insert(key, item);
+        self.put(key, item);
         self.shed(self.capacity);
+    }
+
+    fn put(&mut self, key: QueueKey, item: Item) {
+        self.bare += usize::from(item.lead.is_none());
+        let before = self.items.insert(key, item);
+        self.bare -= usize::from(before.is_some_and(|before| before.lead.is_none()));
+    }
+
+    fn take(&mut self, key: &QueueKey) -> Option<Item> {
+        let item = self.items.remove(key)?;
+        self.bare -= usize::from(item.lead.is_none());
+        Some(item)
     }
 
     fn miss(&mut self, key: QueueKey) {
@@ -92,9 +116,10 @@ impl Side {
 
     /// Leaves the last ones to the store.
     fn shed(&mut self, capacity: usize) {
-        while self.items.len() > capacity
-            && let Some((key, _)) = self.items.pop_last()
+        while self.bare > capacity
+            && let Some((key, item)) = self.items.pop_last()
         {
+            self.bare -= usize::from(item.lead.is_none());
             self.more = true;
             self.miss(key);
             self.boundary = self.items.last_key_value().map(|(last, _)| *last);
@@ -126,7 +151,8 @@ impl Window {
     /// An empty window; `more` when the store may hold waiting deliveries.
     #[must_use]
     pub fn new(capacity: usize, more: bool) -> Self {
-        let side = || Side { items: BTreeMap::new(), capacity, more, boundary: None, missed: None, left: None };
+        let side =
+            || Side { items: BTreeMap::new(), bare: 0, capacity, more, boundary: None, missed: None, left: None };
         Self { ready: side(), due: side(), in_hand: HashSet::new(), left: None }
     }
 
@@ -150,10 +176,10 @@ impl Window {
 
     /// Moves what has become due to the ready side.
     pub fn mature(&mut self, now: Timestamp) {
-        while let Some(entry) = self.due.items.first_entry()
-            && entry.key().0 <= now
+        while let Some((&key, _)) = self.due.items.first_key_value()
+            && key.0 <= now
+            && let Some(item) = self.due.take(&key)
         {
-            let item = entry.remove();
             self.ready.insert((item.queued.received_at, item.queued.id), item);
         }
     }
@@ -181,12 +207,13 @@ impl Window {
     }
 
     /// Takes in the page that was asked for.
-    pub fn fill(&mut self, refill: Refill, page: Vec<Queued>) {
+    pub fn fill(&mut self, refill: Refill, page: Vec<Item>) {
         let complete = page.len() < refill.limit;
         let in_hand = std::mem::take(&mut self.in_hand);
         let left = self.left.take().unwrap_or_default();
         let side = self.side(refill.which);
-        for queued in page {
+        for item in page {
+            let queued = &item.queued;
             let rank = match refill.which {
                 Which::Ready => queued.received_at,
                 Which::Due => queued.due_at.unwrap_or(queued.received_at),
@@ -198,8 +225,10 @@ impl Window {
             }
             side.boundary = side.boundary.max(Some(key));
             if !in_hand.contains(&queued.id) && !left.contains(&queued.id) {
-                // What a push brought in the meantime knows its lead.
-                side.items.entry(key).or_insert(Item::stored(queued));
+                // What a push brought in the meantime knows more.
+                if !side.items.contains_key(&key) {
+                    side.put(key, item);
+                }
             }
         }
         side.more = !complete || side.missed.is_some();
@@ -225,7 +254,7 @@ impl Window {
 
     /// Takes a ready one out to be worked on; [`Window::done`] must follow.
     pub fn take(&mut self, queued: &Queued) -> Option<Item> {
-        let item = self.ready.items.remove(&(queued.received_at, queued.id))?;
+        let item = self.ready.take(&(queued.received_at, queued.id))?;
         self.in_hand.insert(queued.id);
         Some(item)
     }

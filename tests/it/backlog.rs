@@ -30,9 +30,14 @@ fn fill(database: &Path, leads: usize) {
     {
         let mut lead = tx
             .prepare(
-                "INSERT INTO lead (id, campaign, source, status, test, received_at, version, fields, meta, candidates,
-                                   content_type, body, request_id)
-                 VALUES (?1, 'solar', 'acme', 'pending', 0, ?2, 1, ?3, '{}', ?4, 'application/json', ?5, ?1)",
+                "INSERT INTO lead (id, campaign, source, status, test, received_at, version, data)
+                 VALUES (?1, 'solar', 'acme', 'pending', 0, ?2, 1, ?3)",
+            )
+            .unwrap();
+        let mut data = tx
+            .prepare(
+                "INSERT INTO lead_data (seq, fields, meta, candidates, content_type, body, request_id)
+                 VALUES (?1, ?2, '{}', ?3, 'application/json', ?4, ?5)",
             )
             .unwrap();
         let mut delivery = tx
@@ -58,7 +63,9 @@ fn fill(database: &Path, leads: usize) {
                     .as_bytes()
             };
             let fields = format!("{{\"email\":\"a{n}@example.com\",\"name\":\"Ann {n}\"}}");
-            lead.execute(params![id(1), received, fields, candidates, body.as_bytes()]).unwrap();
+            let seq = i64::try_from(n).unwrap() + 1;
+            data.execute(params![seq, fields, candidates, body.as_bytes(), id(1)]).unwrap();
+            lead.execute(params![id(1), received, seq]).unwrap();
             delivery.execute(params![id(2), id(1), received]).unwrap();
         }
     }

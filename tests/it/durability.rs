@@ -309,7 +309,7 @@ async fn a_lead_that_cannot_be_read_any_more_keeps_no_other_from_being_carried_o
     gateway.kill();
     // As a disk would that gives back other bytes than it was given.
     let database = rusqlite::Connection::open(world.path("data/gateway.db")).unwrap();
-    let damage = "UPDATE lead SET fields = 'torn' WHERE fields LIKE '%damaged@%'";
+    let damage = "UPDATE lead_data SET fields = 'torn' WHERE fields LIKE '%damaged@%'";
     assert_eq!(database.execute(damage, []).unwrap(), 1);
     drop(database);
     let gateway = world.start().await;

@@ -2,10 +2,14 @@
 //! for each token, merged.
 
 use super::deliveries::{DELIVERY_COLUMNS, delivery_of};
+use super::leads::{LEAD_COLUMNS, lead_of};
 use super::{Postgres, rows};
 use crate::model::id::{ContractId, DeliveryId, LeadId};
-use crate::store::{DeliveryRecord, QueueKey, Queued, StoreError};
+use crate::model::lead::Lead;
+use crate::store::{DeliveryRecord, Loaded, QueueKey, Queued, StoreError};
 use jiff::Timestamp;
+use std::collections::HashMap;
+use std::sync::Arc;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -51,6 +55,14 @@ pub(super) fn ready_sql() -> String {
              ORDER BY received_at, id LIMIT $6
          ) AS page ORDER BY received_at, id LIMIT $6"
     )
+}
+
+fn some_deliveries_sql() -> String {
+    format!("SELECT {DELIVERY_COLUMNS} FROM delivery WHERE id = ANY($1) AND state = 'queued'")
+}
+
+fn some_leads_sql() -> String {
+    format!("SELECT {LEAD_COLUMNS} FROM lead WHERE id = ANY($1)")
 }
 
 pub(super) fn due_sql() -> String {
@@ -99,6 +111,28 @@ impl Postgres {
         let (now, limit) = (now.as_microsecond(), i64::from(limit));
         let page = rows::query(&session, &ready_sql(), &[owned, &contract.as_str(), &time, &id, &now, &limit]).await?;
         page.iter().map(queued_of).collect()
+    }
+
+    pub(in crate::store) async fn load(
+        &self,
+        page: Vec<(DeliveryId, LeadId)>,
+    ) -> Result<HashMap<DeliveryId, Loaded>, StoreError> {
+        let session = self.session().await?;
+        let (deliveries, leads): (Vec<Uuid>, Vec<Uuid>) = page.iter().map(|(id, lead)| (id.0, lead.0)).unzip();
+        let leads = rows::query(&session, &some_leads_sql(), &[&leads]).await?;
+        let leads: HashMap<LeadId, Arc<Lead>> = leads
+            .iter()
+            .map(|row| lead_of(row).map(|record| (record.lead.id, Arc::new(record.lead))))
+            .collect::<Result<_, _>>()?;
+        let deliveries = rows::query(&session, &some_deliveries_sql(), &[&deliveries]).await?;
+        let mut found = HashMap::with_capacity(deliveries.len());
+        for row in &deliveries {
+            let record = delivery_of(row)?;
+            if let Some(lead) = leads.get(&record.delivery.lead) {
+                found.insert(record.delivery.id, Loaded { record, lead: Arc::clone(lead) });
+            }
+        }
+        Ok(found)
     }
 
     pub(in crate::store) async fn due_page(

@@ -2,11 +2,10 @@
 
 use super::leads::remembered;
 use super::writer::Tx;
-use super::{Sqlite, rows};
+use super::{Sqlite, lookups, rows};
 use crate::model::id::LeadId;
 use crate::model::lead::{Lead, LeadReason, LeadStatus};
 use crate::model::limit::{Place, PlaceKey};
-use crate::store::days::day_of;
 use crate::store::hashes::{keyed, lookup_hash};
 use crate::store::{Accept, Accepted, DedupeKey, NewDelivery, StoreError};
 use jiff::Timestamp;
@@ -14,9 +13,9 @@ use rusqlite::{OptionalExtension as _, params};
 
 impl Sqlite {
     pub(in crate::store) async fn accept(&self, accept: Accept) -> Result<Accepted, StoreError> {
-        let key = self.lookup_key;
         let lead = accept.lead.id;
-        let outcome = self.commit(move |tx| run(tx, &accept, &key)).await;
+        let prepared = Prepared::of(&accept, &self.lookup_key)?;
+        let outcome = self.commit(move |tx| run(tx, &accept, &prepared)).await;
         match outcome {
             Err(StoreError::Failed(why)) => match self.lead_exists(lead).await {
                 Ok(true) => Ok(Accepted::Stored),
@@ -31,7 +30,29 @@ impl Sqlite {
     }
 }
 
-fn run(tx: &mut Tx<'_>, accept: &Accept, key: &[u8; 32]) -> rusqlite::Result<Accepted> {
+/// What of a lead is worked out before its turn to be written comes: all leads share one writer.
+struct Prepared {
+    fields: String,
+    meta: String,
+    candidates: String,
+    /// As `Accept::dedupe`.
+    persons: Vec<[u8; 32]>,
+    lookups: Vec<[u8; 16]>,
+}
+
+impl Prepared {
+    fn of(accept: &Accept, key: &[u8; 32]) -> rusqlite::Result<Self> {
+        Ok(Self {
+            fields: rows::to_json(&accept.lead.fields)?,
+            meta: rows::to_json(&accept.lead.meta)?,
+            candidates: rows::to_json(&accept.candidates)?,
+            persons: accept.dedupe.iter().map(|rule| keyed(key, &["dedupe", &rule.text])).collect(),
+            lookups: accept.lookups.iter().map(|(kind, value)| lookup_hash(key, kind, value)).collect(),
+        })
+    }
+}
+
+fn run(tx: &mut Tx<'_, '_>, accept: &Accept, prepared: &Prepared) -> rusqlite::Result<Accepted> {
     let lead = &*accept.lead;
     let at = lead.received_at;
     if let Some(idempotency) = &accept.idempotency
@@ -45,15 +66,13 @@ fn run(tx: &mut Tx<'_>, accept: &Accept, key: &[u8; 32]) -> rusqlite::Result<Acc
     {
         return Ok(Accepted::LimitReached(full));
     }
-    let dedupe: Vec<(&DedupeKey, [u8; 32])> =
-        accept.dedupe.iter().map(|d| (d, keyed(key, &["dedupe", &d.text]))).collect();
-    let duplicate = !lead.test && is_duplicate(tx, &dedupe, at)?;
+    let persons = || accept.dedupe.iter().zip(&prepared.persons);
+    let duplicate = !lead.test && is_duplicate(tx, persons(), at)?;
 
-    tx.ensure_day(day_of(at))?;
     if duplicate {
-        insert_lead(tx, accept, LeadStatus::Rejected, Some(LeadReason::Duplicate))?;
+        insert_lead(tx, accept, prepared, LeadStatus::Rejected, Some(LeadReason::Duplicate))?;
     } else {
-        insert_lead(tx, accept, accept.status, accept.reason)?;
+        insert_lead(tx, accept, prepared, accept.status, accept.reason)?;
         for delivery in &accept.deliveries {
             insert_delivery(tx, lead, delivery, at)?;
         }
@@ -61,7 +80,7 @@ fn run(tx: &mut Tx<'_>, accept: &Accept, key: &[u8; 32]) -> rusqlite::Result<Acc
             for place in &accept.places {
                 tx.count(&place.key, 1)?;
             }
-            remember_person(tx, &dedupe, lead.id, at)?;
+            remember_person(tx, persons(), lead.id, at)?;
         }
         if let Some((contract, turn)) = &accept.turn {
             tx.statement(
@@ -77,11 +96,11 @@ fn run(tx: &mut Tx<'_>, accept: &Accept, key: &[u8; 32]) -> rusqlite::Result<Acc
         )?
         .execute(params![lead.source.as_str(), idempotency.key, idempotency.fingerprint, lead.id.0.as_bytes(), at.as_microsecond()])?;
     }
-    insert_lookups(tx, key, &accept.lookups, lead.id.0.as_bytes(), at)?;
+    lookups::append(tx, lead.id.0.as_bytes(), &prepared.lookups, at)?;
     Ok(if duplicate { Accepted::Duplicate } else { Accepted::Stored })
 }
 
-fn full_place(tx: &mut Tx<'_>, wanted: &[Place]) -> rusqlite::Result<Option<PlaceKey>> {
+fn full_place(tx: &mut Tx<'_, '_>, wanted: &[Place]) -> rusqlite::Result<Option<PlaceKey>> {
     for place in wanted {
         if let Some(limit) = place.limit
             && u64::try_from(tx.used(&place.key)?).unwrap_or(0) >= limit
@@ -92,8 +111,12 @@ fn full_place(tx: &mut Tx<'_>, wanted: &[Place]) -> rusqlite::Result<Option<Plac
     Ok(None)
 }
 
-fn is_duplicate(tx: &Tx<'_>, keys: &[(&DedupeKey, [u8; 32])], at: Timestamp) -> rusqlite::Result<bool> {
-    for (rule, hash) in keys {
+fn is_duplicate<'a>(
+    tx: &Tx<'_, '_>,
+    persons: impl Iterator<Item = (&'a DedupeKey, &'a [u8; 32])>,
+    at: Timestamp,
+) -> rusqlite::Result<bool> {
+    for (rule, hash) in persons {
         let earlier: Option<i64> =
             tx.statement("SELECT at FROM dedupe WHERE hash = ?1")?.query_row([hash], |row| row.get(0)).optional()?;
         let window = i64::try_from(rule.window.as_micros()).unwrap_or(i64::MAX);
@@ -104,8 +127,13 @@ fn is_duplicate(tx: &Tx<'_>, keys: &[(&DedupeKey, [u8; 32])], at: Timestamp) -> 
     Ok(false)
 }
 
-fn remember_person(tx: &Tx<'_>, keys: &[(&DedupeKey, [u8; 32])], lead: LeadId, at: Timestamp) -> rusqlite::Result<()> {
-    for (rule, hash) in keys {
+fn remember_person<'a>(
+    tx: &Tx<'_, '_>,
+    persons: impl Iterator<Item = (&'a DedupeKey, &'a [u8; 32])>,
+    lead: LeadId,
+    at: Timestamp,
+) -> rusqlite::Result<()> {
+    for (rule, hash) in persons {
         let window = i64::try_from(rule.window.as_micros()).unwrap_or(i64::MAX);
         tx.statement(
             "INSERT INTO dedupe (hash, lead, at, until) VALUES (?1, ?2, ?3, ?4)
@@ -116,12 +144,28 @@ fn remember_person(tx: &Tx<'_>, keys: &[(&DedupeKey, [u8; 32])], lead: LeadId, a
     Ok(())
 }
 
-fn insert_lead(tx: &Tx<'_>, accept: &Accept, status: LeadStatus, reason: Option<LeadReason>) -> rusqlite::Result<()> {
+fn insert_lead(
+    tx: &Tx<'_, '_>,
+    accept: &Accept,
+    prepared: &Prepared,
+    status: LeadStatus,
+    reason: Option<LeadReason>,
+) -> rusqlite::Result<()> {
     let lead = &*accept.lead;
     tx.statement(
-        "INSERT INTO lead (id, campaign, source, status, reason, test, received_at, version, payout, fields, meta, candidates,
-                           content_type, body, request_id)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        "INSERT INTO lead_data (fields, meta, candidates, content_type, body, request_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![
+        prepared.fields,
+        prepared.meta,
+        prepared.candidates,
+        accept.content_type,
+        &accept.body[..],
+        accept.request.0.as_bytes(),
+    ])?;
+    tx.statement(
+        "INSERT INTO lead (id, campaign, source, status, reason, test, received_at, version, payout, data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8, ?9)",
     )?
     .execute(params![
         lead.id.0.as_bytes(),
@@ -132,18 +176,13 @@ fn insert_lead(tx: &Tx<'_>, accept: &Accept, status: LeadStatus, reason: Option<
         lead.test,
         lead.received_at.as_microsecond(),
         accept.payout.map(|amount| amount.0),
-        rows::to_json(&lead.fields)?,
-        rows::to_json(&lead.meta)?,
-        rows::to_json(&accept.candidates)?,
-        accept.content_type,
-        &accept.body[..],
-        accept.request.0.as_bytes(),
+        tx.connection().last_insert_rowid(),
     ])
     .map(drop)
 }
 
 /// Adds a delivery of `lead`.
-pub(super) fn insert_delivery(tx: &Tx<'_>, lead: &Lead, new: &NewDelivery, at: Timestamp) -> rusqlite::Result<()> {
+pub(super) fn insert_delivery(tx: &Tx<'_, '_>, lead: &Lead, new: &NewDelivery, at: Timestamp) -> rusqlite::Result<()> {
     tx.statement(
         "INSERT INTO delivery (id, lead, campaign, source, partner, contract, received_at, state, waits, reason, price,
                                redelivery_of, bypass_limits, created_at, updated_at)
@@ -166,25 +205,4 @@ pub(super) fn insert_delivery(tx: &Tx<'_>, lead: &Lead, new: &NewDelivery, at: T
         at.as_microsecond(),
     ])
     .map(drop)
-}
-
-/// Makes `id` findable by these values.
-pub(super) fn insert_lookups(
-    tx: &mut Tx<'_>,
-    key: &[u8; 32],
-    lookups: &[(&'static str, String)],
-    id: &[u8; 16],
-    at: Timestamp,
-) -> rusqlite::Result<()> {
-    if lookups.is_empty() {
-        return Ok(());
-    }
-    let day = day_of(at);
-    tx.ensure_day(day)?;
-    let mut insert =
-        tx.statement(&format!("INSERT INTO lookup_{day} (hash, id) VALUES (?1, ?2) ON CONFLICT DO NOTHING"))?;
-    for (kind, value) in lookups {
-        insert.execute(params![lookup_hash(key, kind, value), id])?;
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! The attempt commit in SQLite.
 
 use super::writer::Tx;
-use super::{Sqlite, places};
+use super::{Sqlite, places, rows};
 use crate::model::delivery::DeliveryState;
 use crate::model::limit::PlaceKey;
 use crate::store::{Granted, StartAttempt, StoreError};
@@ -13,11 +13,15 @@ impl Sqlite {
     }
 }
 
-fn run(tx: &mut Tx<'_>, attempt: &StartAttempt) -> rusqlite::Result<Granted> {
-    let id = attempt.delivery.0.as_bytes();
+fn run(tx: &mut Tx<'_, '_>, attempt: &StartAttempt) -> rusqlite::Result<Granted> {
+    if !tx.is_any_paused()? && places::full(tx, &attempt.places, &[])?.is_empty() && start(tx, attempt, "")? {
+        // As nearly all are: queued for this attempt, and owning nothing.
+        places::count(tx, &attempt.places, &[])?;
+        return Ok(Granted::Go(Vec::new()));
+    }
     let found = tx
         .statement("SELECT state, attempt_count, places, partner, contract FROM delivery WHERE id = ?1")?
-        .query_row([id], |row| {
+        .query_row([attempt.delivery.0.as_bytes()], |row| {
             let (state, attempts): (String, u32) = (row.get(0)?, row.get(1)?);
             let (owned, partner, contract): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
             Ok((state, attempts, owned, partner, contract))
@@ -28,29 +32,48 @@ fn run(tx: &mut Tx<'_>, attempt: &StartAttempt) -> rusqlite::Result<Granted> {
         return Ok(Granted::Stale);
     }
     // Whoever paused was told after this writer had it: no attempt may start behind that.
-    let paused = tx
-        .statement("SELECT 1 FROM paused WHERE (kind = 'partner' AND id = ?1) OR (kind = 'contract' AND id = ?2)")?
-        .exists((&partner, &contract))?;
-    if paused {
+    if tx.is_paused(&partner, &contract)? {
         return Ok(Granted::Paused);
     }
-    let owned = places::parse(&owned);
-    if let Err(full) = places::take(tx, &attempt.places, &owned)? {
+    let before = places::parse(&owned);
+    let full = places::full(tx, &attempt.places, &before)?;
+    if !full.is_empty() {
         return Ok(Granted::Full(full));
     }
+    if !start(tx, attempt, &owned)? {
+        return Ok(Granted::Stale);
+    }
+    places::count(tx, &attempt.places, &before)?;
     let given_back: Vec<PlaceKey> =
-        owned.into_iter().filter(|key| !attempt.places.iter().any(|place| place.key == *key)).collect();
+        before.into_iter().filter(|key| !attempt.places.iter().any(|place| place.key == *key)).collect();
     for key in &given_back {
         tx.count(key, -1)?;
     }
+    Ok(Granted::Go(given_back))
+}
+
+/// Writes the attempt, if its delivery is queued for it and owns these places.
+fn start(tx: &Tx<'_, '_>, attempt: &StartAttempt, owned: &str) -> rusqlite::Result<bool> {
+    let id = attempt.delivery.0.as_bytes();
     let started = attempt.started_at.as_microsecond();
-    let keys: Vec<&str> = attempt.places.iter().map(|place| place.key.as_str()).collect();
-    tx.statement(
-        "UPDATE delivery SET state = 'sending', attempt_count = ?2, first_attempt_at = coalesce(first_attempt_at, ?3),
-                due_at = NULL, places = ?4, held_ms = ?5, updated_at = ?3 WHERE id = ?1",
-    )?
-    .execute(params![id, attempt.number, started, keys.join("\n"), super::rows::count(attempt.held_ms)])?;
+    let changed = tx
+        .statement(
+            "UPDATE delivery SET state = 'sending', attempt_count = ?2, first_attempt_at = coalesce(first_attempt_at, ?3),
+                    due_at = NULL, places = ?4, held_ms = ?5, updated_at = ?3
+             WHERE id = ?1 AND state = 'queued' AND attempt_count = ?2 - 1 AND places = ?6",
+        )?
+        .execute(params![
+            id,
+            attempt.number,
+            started,
+            places::column(&attempt.places),
+            rows::count(attempt.held_ms),
+            owned
+        ])?;
+    if changed == 0 {
+        return Ok(false);
+    }
     tx.statement("INSERT INTO attempt (delivery, number, started_at, deadline) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![id, attempt.number, started, attempt.deadline.as_microsecond()])?;
-    Ok(Granted::Go(given_back))
+    Ok(true)
 }

@@ -21,7 +21,9 @@ impl Days {
                  response_head TEXT, response_body BLOB, response_truncated INTEGER NOT NULL
              );
              CREATE INDEX IF NOT EXISTS exchange_{day}_delivery ON exchange_{day} (delivery, number, part);
-             CREATE TABLE IF NOT EXISTS lookup_{day} (hash BLOB NOT NULL, id BLOB NOT NULL, PRIMARY KEY (hash, id)) WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS lookup_run_{day} (
+                 run INTEGER NOT NULL, first BLOB NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (run, first)
+             ) WITHOUT ROWID;
              CREATE TABLE IF NOT EXISTS refusal_{day} (
                  id BLOB PRIMARY KEY, source TEXT NOT NULL, campaign TEXT NOT NULL, at INTEGER NOT NULL,
                  request_head TEXT NOT NULL, request_body BLOB NOT NULL, request_truncated INTEGER NOT NULL,

@@ -47,7 +47,7 @@ impl Sqlite {
     pub(in crate::store) async fn original_body(&self, id: LeadId) -> Result<Option<(String, Vec<u8>)>, StoreError> {
         self.read(move |conn| {
             Ok(conn
-                .prepare_cached("SELECT content_type, body FROM lead WHERE id = ?1")?
+                .prepare_cached("SELECT content_type, body FROM lead CROSS JOIN lead_data ON seq = data WHERE id = ?1")?
                 .query_row([id.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()?)
         })
@@ -64,6 +64,9 @@ impl Sqlite {
         .await
     }
 }
+
+/// Leads with what they brought; in this order, so that they are read by their own keys.
+pub(super) const LEADS: &str = "lead CROSS JOIN lead_data ON lead_data.seq = lead.data";
 
 /// The columns that [`lead_of`] reads, in its order.
 pub(super) const LEAD_COLUMNS: &str =
@@ -89,7 +92,7 @@ pub(super) fn lead_of(row: &Row<'_>) -> rusqlite::Result<LeadRecord> {
 }
 
 pub(super) fn read_lead(conn: &Connection, id: LeadId) -> rusqlite::Result<Option<LeadRecord>> {
-    conn.prepare_cached(&format!("SELECT {LEAD_COLUMNS} FROM lead WHERE id = ?1"))?
+    conn.prepare_cached(&format!("SELECT {LEAD_COLUMNS} FROM {LEADS} WHERE id = ?1"))?
         .query_row([id.0.as_bytes()], lead_of)
         .optional()
 }

@@ -62,26 +62,33 @@ pub(super) fn set(conn: &Connection, key: &PlaceKey, used: i64) -> rusqlite::Res
     .map(drop)
 }
 
-/// Takes all of `places`, or none and says which are full, with their counts.
-pub(super) fn take(
-    tx: &mut Tx<'_>,
+/// Which of `places` are full, with their counts; those in `owned` it has already.
+pub(super) fn full(
+    tx: &mut Tx<'_, '_>,
     places: &[Place],
     owned: &[PlaceKey],
-) -> rusqlite::Result<Result<(), Vec<(PlaceKey, u64)>>> {
+) -> rusqlite::Result<Vec<(PlaceKey, u64)>> {
     let mut full = Vec::new();
     for place in places.iter().filter(|place| !owned.contains(&place.key)) {
-        let used = unsigned(tx.used(&place.key)?);
-        if place.limit.is_some_and(|limit| used >= limit) {
-            full.push((place.key.clone(), used));
+        if let Some(limit) = place.limit {
+            let used = unsigned(tx.used(&place.key)?);
+            if used >= limit {
+                full.push((place.key.clone(), used));
+            }
         }
     }
-    if !full.is_empty() {
-        return Ok(Err(full));
-    }
-    for place in places.iter().filter(|place| !owned.contains(&place.key)) {
-        tx.count(&place.key, 1)?;
-    }
-    Ok(Ok(()))
+    Ok(full)
+}
+
+/// Takes `places`; those in `owned` it has already.
+pub(super) fn count(tx: &mut Tx<'_, '_>, places: &[Place], owned: &[PlaceKey]) -> rusqlite::Result<()> {
+    places.iter().filter(|place| !owned.contains(&place.key)).try_for_each(|place| tx.count(&place.key, 1))
+}
+
+/// The keys of places, as a delivery's `places` column has them.
+pub(super) fn column(places: &[Place]) -> String {
+    let keys: Vec<&str> = places.iter().map(|place| place.key.as_str()).collect();
+    keys.join("\n")
 }
 
 /// The keys in a delivery's `places` column.

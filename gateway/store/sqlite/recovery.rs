@@ -1,11 +1,14 @@
 //! What waits or was under way, from SQLite, through its indexes.
 
 use super::deliveries::{DELIVERY_COLUMNS, delivery_of};
+use super::leads::read_lead;
 use super::{Sqlite, rows};
 use crate::model::id::{ContractId, DeliveryId, LeadId};
-use crate::store::{DeliveryRecord, QueueKey, Queued, StoreError};
+use crate::store::{DeliveryRecord, Loaded, QueueKey, Queued, StoreError};
 use jiff::Timestamp;
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension as _, Row, params};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 const QUEUED_COLUMNS: &str = "id, lead, received_at, waits, had_unknown, bypass_limits, due_at, updated_at";
 
@@ -98,6 +101,28 @@ impl Sqlite {
             let mut select = conn.prepare_cached(&due_sql())?;
             let page = select.query_map(params![contract.as_str(), time, id, limit], queued_of)?;
             Ok(page.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    pub(in crate::store) async fn load(
+        &self,
+        page: Vec<(DeliveryId, LeadId)>,
+    ) -> Result<HashMap<DeliveryId, Loaded>, StoreError> {
+        self.read(move |conn| {
+            let mut found = HashMap::with_capacity(page.len());
+            let mut deliveries = conn.prepare_cached(&format!(
+                "SELECT {DELIVERY_COLUMNS} FROM delivery WHERE id = ?1 AND state = 'queued'"
+            ))?;
+            for (id, lead) in page {
+                let record = deliveries.query_row([id.0.as_bytes()], delivery_of).optional()?;
+                if let Some(record) = record
+                    && let Some(lead) = read_lead(conn, lead)?
+                {
+                    found.insert(id, Loaded { record, lead: Arc::new(lead.lead) });
+                }
+            }
+            Ok(found)
         })
         .await
     }

@@ -11,10 +11,11 @@ impl Sqlite {
         self.commit(move |tx| {
             let day = day_of(refusal.at);
             tx.ensure_day(day)?;
-            tx.statement(&format!(
+            tx.statement_of_day(
                 "INSERT INTO refusal_{day} (id, source, campaign, at, request_head, request_body, request_truncated, status, answer)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING"
-            ))?
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING",
+                day,
+            )?
             .execute(params![
                 refusal.request_id.0.as_bytes(),
                 refusal.source.as_str(),

@@ -126,6 +126,7 @@ impl Sqlite {
             } else {
                 tx.statement("DELETE FROM paused WHERE kind = ?1 AND id = ?2")?.execute((kind.as_str(), &id))?;
             }
+            tx.forget_paused();
             insert_audit(tx, &audit, at)
         })
         .await?;

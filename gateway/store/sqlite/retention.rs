@@ -38,9 +38,11 @@ impl Sqlite {
         let tomorrow = now.checked_add(24.hours()).unwrap_or(now);
         self.commit(move |tx| tx.ensure_day(day_of(tomorrow))).await?;
         let (capture_until, leads_until) = (day_before(now, capture), day_before(now, leads));
-        for (prefix, until) in [("exchange", capture_until), ("refusal", capture_until), ("lookup", leads_until)] {
+        for (prefix, until) in [("exchange", capture_until), ("refusal", capture_until), ("lookup_run", leads_until)] {
             forgotten.days += self.commit(move |tx| drop_days(tx, prefix, until)).await?;
         }
+        self.commit(move |tx| tx.statement("DELETE FROM lookup_tail WHERE day < ?1")?.execute([leads_until]).map(drop))
+            .await?;
         let leads_before = now.as_microsecond().saturating_sub(i64::try_from(leads.as_micros()).unwrap_or(i64::MAX));
         loop {
             let bitten = self.commit(move |tx| delete_leads(tx, leads_before)).await?;
@@ -81,7 +83,7 @@ impl Sqlite {
     }
 }
 
-fn drop_days(tx: &mut Tx<'_>, prefix: &'static str, until: u32) -> rusqlite::Result<usize> {
+fn drop_days(tx: &mut Tx<'_, '_>, prefix: &'static str, until: u32) -> rusqlite::Result<usize> {
     let old: Vec<u32> = tables(tx.connection(), prefix)?.into_iter().filter(|day| *day < until).collect();
     for day in &old {
         tx.connection().execute_batch(&format!("DROP TABLE {prefix}_{day}"))?;
@@ -91,7 +93,7 @@ fn drop_days(tx: &mut Tx<'_>, prefix: &'static str, until: u32) -> rusqlite::Res
 }
 
 /// Deletes some of the oldest finished leads with their deliveries and attempts.
-fn delete_leads(tx: &mut Tx<'_>, before: i64) -> rusqlite::Result<usize> {
+fn delete_leads(tx: &mut Tx<'_, '_>, before: i64) -> rusqlite::Result<usize> {
     let ids: Vec<[u8; 16]> = tx
         .statement(OLDEST)?
         .query_map(params![before, id_bound(before).as_bytes(), i64::try_from(BITE).unwrap_or(i64::MAX)], |row| {
@@ -102,15 +104,17 @@ fn delete_leads(tx: &mut Tx<'_>, before: i64) -> rusqlite::Result<usize> {
         tx.statement("DELETE FROM attempt WHERE delivery IN (SELECT id FROM delivery WHERE lead = ?1)")?
             .execute([id])?;
         tx.statement("DELETE FROM delivery WHERE lead = ?1")?.execute([id])?;
+        tx.statement("DELETE FROM lead_data WHERE seq = (SELECT data FROM lead WHERE id = ?1)")?.execute([id])?;
         tx.statement("DELETE FROM lead WHERE id = ?1")?.execute([id])?;
     }
     Ok(ids.len())
 }
 
-fn bite(tx: &mut Tx<'_>, table: &'static str, column: &'static str, before: i64) -> rusqlite::Result<usize> {
+fn bite(tx: &mut Tx<'_, '_>, table: &'static str, column: &'static str, before: i64) -> rusqlite::Result<usize> {
     let (key, join) = if table == "dedupe" { ("hash", "hash") } else { ("(source, key)", "source, key") };
-    tx.statement(&format!(
-        "DELETE FROM {table} WHERE {key} IN (SELECT {join} FROM {table} WHERE {column} <= ?1 LIMIT {BITE})"
-    ))?
-    .execute([before])
+    tx.connection()
+        .prepare_cached(&format!(
+            "DELETE FROM {table} WHERE {key} IN (SELECT {join} FROM {table} WHERE {column} <= ?1 LIMIT {BITE})"
+        ))?
+        .execute([before])
 }

@@ -3,7 +3,8 @@
 use super::Sqlite;
 use super::days::tables;
 use super::deliveries::{DELIVERY_COLUMNS, delivery_of};
-use super::leads::{LEAD_COLUMNS, lead_of};
+use super::leads::{LEAD_COLUMNS, LEADS, lead_of};
+use super::lookups::look_up;
 use super::refusals::{REFUSAL_COLUMNS, refusal_of};
 use crate::model::delivery::DeliveryState;
 use crate::store::days::{ID_SLACK_MICROS, day_of, id_bound};
@@ -82,7 +83,7 @@ impl Sqlite {
             conditions.and("status = ?", search.status.map(|status| text(status.as_str())));
             conditions.and("test = ?", search.test);
             conditions.and_between("received_at", search.from, search.to);
-            let select = format!("SELECT {LEAD_COLUMNS} FROM lead");
+            let select = format!("SELECT {LEAD_COLUMNS} FROM {LEADS}");
             let items = newest(conn, &select, &conditions, &hashes, search.cursor, search.limit, lead_of)?;
             Ok(page(items, search.limit, |record| record.lead.id.0))
         })
@@ -186,7 +187,7 @@ fn newest<T>(
     loop {
         let mut conditions = conditions.clone();
         conditions.and("id < ?", below.map(blob));
-        let found = if hashes.is_empty() { Vec::new() } else { looked_up(conn, hashes, below)? };
+        let found = if hashes.is_empty() { Vec::new() } else { look_up(conn, hashes, below, LOOKED_UP)? };
         if !hashes.is_empty() {
             conditions.and_one_of("id", false, found.iter().copied().map(blob));
         }
@@ -200,40 +201,4 @@ fn newest<T>(
         }
         below = found.last().copied();
     }
-}
-
-/// The newest ids below `below` that are found under a hash of each of `hashes`, newest first; at most [`LOOKED_UP`].
-fn looked_up(conn: &Connection, hashes: &[Vec<[u8; 16]>], below: Option<Uuid>) -> rusqlite::Result<Vec<Uuid>> {
-    let mut found: Vec<Uuid> = Vec::new();
-    for day in tables(conn, "lookup")? {
-        let mut conditions = Where::default();
-        conditions.and("id < ?", below.map(blob));
-        for (number, any) in hashes.iter().enumerate() {
-            let any = any.iter().map(|hash| Value::Blob(hash.to_vec()));
-            if number == 0 {
-                conditions.and_one_of("hash", false, any);
-            } else {
-                // All that a lead is looked up by lies in one day's table.
-                conditions.and_one_of(
-                    &format!(
-                        "EXISTS (SELECT 1 FROM lookup_{day} other WHERE other.id = lookup_{day}.id AND other.hash"
-                    ),
-                    false,
-                    any,
-                );
-                if let Some(last) = conditions.sql.last_mut() {
-                    last.push(')');
-                }
-            }
-        }
-        let sql =
-            format!("SELECT DISTINCT id FROM lookup_{day}{} ORDER BY id DESC LIMIT {LOOKED_UP}", conditions.clause());
-        for id in conn.prepare(&sql)?.query_map(params_from_iter(conditions.values), |row| super::rows::uuid(row, 0))? {
-            found.push(id?);
-        }
-        found.sort_unstable_by(|a, b| b.cmp(a));
-        found.dedup();
-        found.truncate(LOOKED_UP);
-    }
-    Ok(found)
 }

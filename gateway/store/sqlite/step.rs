@@ -1,24 +1,25 @@
 //! Steps in SQLite.
 
-use super::accept::{insert_delivery, insert_lookups};
+use super::accept::insert_delivery;
 use super::audit::insert_audit;
 use super::deliveries::{PARTNER, TOKEN};
 use super::leads::read_lead;
 use super::writer::Tx;
-use super::{Sqlite, places, rows};
+use super::{Sqlite, lookups, places, rows};
 use crate::model::delivery::{Class, DeliveryState, Verdict};
 use crate::model::id::{DeliveryId, LeadId};
 use crate::model::lead::LeadReason;
 use crate::store::days::day_of;
+use crate::store::hashes::lookup_hash;
 use crate::store::step::{Standing, fits};
-use crate::store::{AttemptEnd, Audit, ExchangeRecord, LeadStep, NewDelivery, Step, Stepped, StoreError};
+use crate::store::{Audit, ExchangeRecord, LeadStep, NewDelivery, Step, Stepped, StoreError};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
 
 impl Sqlite {
     pub(in crate::store) async fn step(&self, step: Step) -> Result<Stepped, StoreError> {
-        let key = self.lookup_key;
-        self.commit(move |tx| run(tx, &step, &key)).await
+        let prepared = Prepared::of(&step, &self.lookup_key)?;
+        self.commit(move |tx| run(tx, &step, &prepared)).await
     }
 
     pub(in crate::store) async fn redeliver(
@@ -48,11 +49,34 @@ impl Sqlite {
     }
 }
 
-fn run(tx: &mut Tx<'_>, step: &Step, key: &[u8; 32]) -> rusqlite::Result<Stepped> {
-    let id = step.delivery.0.as_bytes();
+/// What of a step is worked out before its turn to be written comes.
+struct Prepared {
+    explanation: Option<String>,
+    timings: Option<String>,
+    reference: Option<[u8; 16]>,
+}
+
+impl Prepared {
+    fn of(step: &Step, key: &[u8; 32]) -> rusqlite::Result<Self> {
+        let end = step.attempt.as_ref();
+        Ok(Self {
+            explanation: end.map(|end| rows::to_json(&end.explanation)).transpose()?,
+            timings: end.and_then(|end| end.timings.as_ref()).map(rows::to_json).transpose()?,
+            reference: step.change.reference.as_ref().map(|reference| lookup_hash(key, "reference", reference)),
+        })
+    }
+}
+
+fn run(tx: &mut Tx<'_, '_>, step: &Step, prepared: &Prepared) -> rusqlite::Result<Stepped> {
+    let simple = !step.change.give_back && !matches!(step.then, LeadStep::Advance { .. });
+    // As nearly all are: what it expects is there, and nothing else has to be known.
+    if simple && update_delivery(tx, step, (step.from, step.attempts))? {
+        follow(tx, step, prepared)?;
+        return Ok(Stepped::Done(Vec::new()));
+    }
     let found = tx
         .statement("SELECT state, attempt_count, had_unknown, places FROM delivery WHERE id = ?1")?
-        .query_row([id], |row| {
+        .query_row([step.delivery.0.as_bytes()], |row| {
             let state = rows::word(row, 0, DeliveryState::from_word)?;
             let standing = Standing { state, attempts: row.get(1)?, had_unknown: row.get(2)?, ended: None };
             Ok((standing, row.get::<_, String>(3)?))
@@ -65,9 +89,7 @@ fn run(tx: &mut Tx<'_>, step: &Step, key: &[u8; 32]) -> rusqlite::Result<Stepped
     }
     if !fits(step, standing) {
         // It changes nothing any more, but what was said is kept.
-        if let Some(end) = &step.attempt {
-            end_attempt(tx, step.delivery, end, step.at)?;
-        }
+        end_attempt(tx, step, prepared)?;
         return Ok(Stepped::Stale(state, attempts));
     }
     if let LeadStep::Advance { version, .. } = &step.then {
@@ -84,22 +106,30 @@ fn run(tx: &mut Tx<'_>, step: &Step, key: &[u8; 32]) -> rusqlite::Result<Stepped
     for key in &given_back {
         tx.count(key, -1)?;
     }
-    update_delivery(tx, step)?;
-    if let Some(end) = &step.attempt {
-        end_attempt(tx, step.delivery, end, step.at)?;
-    }
-    if let Some(reference) = &step.change.reference {
-        insert_lookups(tx, key, &[("reference", reference.clone())], id, step.at)?;
+    update_delivery(tx, step, (state, attempts))?;
+    follow(tx, step, prepared)?;
+    Ok(Stepped::Done(given_back))
+}
+
+/// What follows from the delivery's change.
+fn follow(tx: &mut Tx<'_, '_>, step: &Step, prepared: &Prepared) -> rusqlite::Result<()> {
+    end_attempt(tx, step, prepared)?;
+    if let Some(reference) = prepared.reference {
+        lookups::append(tx, step.delivery.0.as_bytes(), &[reference], step.at)?;
     }
     move_lead(tx, step)?;
     if let Some(audit) = &step.audit {
         insert_audit(tx, audit, step.at)?;
     }
-    Ok(Stepped::Done(given_back))
+    Ok(())
 }
 
 /// How an attempt was recorded to have ended; `None`: not yet.
-fn recorded_end(tx: &Tx<'_>, delivery: DeliveryId, number: u32) -> rusqlite::Result<Option<(Verdict, Option<Class>)>> {
+fn recorded_end(
+    tx: &Tx<'_, '_>,
+    delivery: DeliveryId,
+    number: u32,
+) -> rusqlite::Result<Option<(Verdict, Option<Class>)>> {
     tx.statement("SELECT verdict, class FROM attempt WHERE delivery = ?1 AND number = ?2 AND verdict IS NOT NULL")?
         .query_row(params![delivery.0.as_bytes(), number], |row| {
             Ok((rows::word(row, 0, Verdict::from_word)?, rows::word_opt(row, 1, Class::from_word)?))
@@ -107,13 +137,15 @@ fn recorded_end(tx: &Tx<'_>, delivery: DeliveryId, number: u32) -> rusqlite::Res
         .optional()
 }
 
-fn update_delivery(tx: &Tx<'_>, step: &Step) -> rusqlite::Result<()> {
+/// Changes the delivery, if it is in that state and has had so many attempts.
+fn update_delivery(tx: &Tx<'_, '_>, step: &Step, found: (DeliveryState, u32)) -> rusqlite::Result<bool> {
     let change = &step.change;
-    tx.statement(
+    let (state, attempts) = found;
+    let changed = tx.statement(
         "UPDATE delivery SET state = ?2, verdict = coalesce(?3, verdict), reason = coalesce(?4, reason), price = coalesce(?5, price),
                 reference = coalesce(?6, reference), redirect_url = coalesce(?7, redirect_url), due_at = ?8,
                 had_unknown = had_unknown OR ?9, places = CASE WHEN ?10 THEN '' ELSE places END, updated_at = ?11
-         WHERE id = ?1",
+         WHERE id = ?1 AND state = ?12 AND attempt_count = ?13",
     )?
     .execute(params![
         step.delivery.0.as_bytes(),
@@ -127,13 +159,16 @@ fn update_delivery(tx: &Tx<'_>, step: &Step) -> rusqlite::Result<()> {
         change.unknown,
         change.give_back,
         step.at.as_microsecond(),
-    ])
-    .map(drop)
+        state.as_str(),
+        attempts,
+    ])?;
+    Ok(changed > 0)
 }
 
-fn end_attempt(tx: &mut Tx<'_>, delivery: DeliveryId, end: &AttemptEnd, at: Timestamp) -> rusqlite::Result<()> {
+fn end_attempt(tx: &mut Tx<'_, '_>, step: &Step, prepared: &Prepared) -> rusqlite::Result<()> {
+    let Some(end) = &step.attempt else { return Ok(()) };
+    let (delivery, at) = (step.delivery, step.at);
     let day = end.exchange.as_ref().map(|_| day_of(at));
-    let timings = end.timings.as_ref().map(rows::to_json).transpose()?;
     let ended = tx.statement(
         "UPDATE attempt SET ended_at = ?3, verdict = ?4, class = ?5, status_code = ?6, latency_ms = ?7, explanation = ?8,
                 timings = ?9, exchange_day = ?10
@@ -147,8 +182,8 @@ fn end_attempt(tx: &mut Tx<'_>, delivery: DeliveryId, end: &AttemptEnd, at: Time
         end.class.as_str(),
         end.status_code,
         end.latency_ms,
-        rows::to_json(&end.explanation)?,
-        timings,
+        prepared.explanation,
+        prepared.timings,
         day,
     ])?;
     if ended == 0 {
@@ -165,7 +200,7 @@ fn end_attempt(tx: &mut Tx<'_>, delivery: DeliveryId, end: &AttemptEnd, at: Time
 }
 
 fn keep_exchange(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx<'_, '_>,
     delivery: DeliveryId,
     number: u32,
     part: u8,
@@ -174,11 +209,12 @@ fn keep_exchange(
 ) -> rusqlite::Result<()> {
     tx.ensure_day(day)?;
     let response = exchange.response.as_ref();
-    tx.statement(&format!(
+    tx.statement_of_day(
         "INSERT INTO exchange_{day} (delivery, number, part, request_head, request_body, request_truncated,
                                      response_head, response_body, response_truncated)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
-    ))?
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        day,
+    )?
     .execute(params![
         delivery.0.as_bytes(),
         number,
@@ -193,7 +229,7 @@ fn keep_exchange(
     .map(drop)
 }
 
-fn move_lead(tx: &Tx<'_>, step: &Step) -> rusqlite::Result<()> {
+fn move_lead(tx: &Tx<'_, '_>, step: &Step) -> rusqlite::Result<()> {
     let id = step.lead.0.as_bytes();
     match &step.then {
         LeadStep::Untouched => {

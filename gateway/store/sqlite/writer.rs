@@ -6,16 +6,18 @@
 //! therefore run at least once but commit at most once, unless they are withdrawn before: by a caller who has gone, or
 //! because the writer had no time for them within [`BEGUN_WITHIN`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{CachedStatement, Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::days::Days;
+use super::statements::{Lent, Statements};
 use crate::clock;
 use crate::failpoint;
 use crate::model::limit::PlaceKey;
@@ -26,6 +28,11 @@ use crate::store::{CommitStats, StoreError};
 const QUEUE: usize = 8_192;
 /// Jobs in one transaction: bounds the latency of the first of them.
 const BATCH: usize = 512;
+/// While many wait, commits begin no more often than this: each has costs of its own, which then are shared by more of them.
+/// With one at a time none waits.
+const PACE: Duration = Duration::from_micros(700);
+/// Jobs in a commit from which on many wait.
+const MANY: usize = 8;
 /// How long a caller waits for room in the queue before it is told [`StoreError::Busy`].
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
 /// How long a job waits for the writer to begin with it; then it is withdrawn, and its caller told [`StoreError::Busy`].
@@ -34,16 +41,21 @@ const BEGUN_WITHIN: Duration = Duration::from_secs(2);
 const COUNTERS: usize = 200_000;
 
 /// What a job works with: the open transaction and the counters it shares with the jobs beside it.
-pub(super) struct Tx<'a> {
-    conn: &'a Connection,
-    counters: &'a mut Counters,
-    days: &'a mut Days,
+pub(super) struct Tx<'a, 'c> {
+    conn: &'c Connection,
+    statements: &'a Statements<'c>,
+    known: &'a mut Known,
 }
 
-impl Tx<'_> {
+impl<'a, 'c> Tx<'a, 'c> {
     /// A prepared statement, kept for the next time.
-    pub(super) fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
-        self.conn.prepare_cached(sql)
+    pub(super) fn statement(&self, sql: &'static str) -> rusqlite::Result<Lent<'a, 'c>> {
+        self.statements.get(sql)
+    }
+
+    /// As [`Tx::statement`], about the tables of `day`: their names are written with `{day}`.
+    pub(super) fn statement_of_day(&self, sql: &'static str, day: u32) -> rusqlite::Result<Lent<'a, 'c>> {
+        self.statements.of_day(sql, day)
     }
 
     /// The connection itself, for statements that are not worth keeping.
@@ -53,33 +65,71 @@ impl Tx<'_> {
 
     /// Makes the tables of `day` if they are not there yet.
     pub(super) fn ensure_day(&mut self, day: u32) -> rusqlite::Result<()> {
-        self.days.ensure(self.conn, day)
+        self.known.days.ensure(self.conn, day)
     }
 
     /// After tables were dropped.
     pub(super) fn forget_days(&mut self) {
-        self.days.forget();
+        self.known.days.forget();
     }
 
     /// Deletes a count.
     pub(super) fn forget(&mut self, key: &PlaceKey) -> rusqlite::Result<()> {
-        self.counters.by_key.remove(key);
+        self.known.counters.by_key.remove(key);
         self.statement("DELETE FROM place WHERE key = ?1")?.execute([key.as_str()]).map(drop)
     }
 
     /// Places taken so far under `key`.
     pub(super) fn used(&mut self, key: &PlaceKey) -> rusqlite::Result<i64> {
-        self.counters.load(self.conn, key)
+        self.known.counters.load(self.conn, key)
     }
 
     /// Takes (`1`) or gives back (`-1`) a place; written once per commit, however many jobs touch it.
     pub(super) fn count(&mut self, key: &PlaceKey, by: i64) -> rusqlite::Result<()> {
-        self.counters.load(self.conn, key)?;
-        if let Some(counter) = self.counters.by_key.get_mut(key) {
-            counter.used += by;
-            counter.dirty = true;
+        self.known.counters.count(self.conn, key, by)
+    }
+
+    /// Whether any partner or contract is paused.
+    pub(super) fn is_any_paused(&mut self) -> rusqlite::Result<bool> {
+        Ok(!self.known.paused(self.conn)?.is_empty())
+    }
+
+    /// Whether this partner or this contract is paused.
+    pub(super) fn is_paused(&mut self, partner: &str, contract: &str) -> rusqlite::Result<bool> {
+        let paused = self.known.paused(self.conn)?;
+        let is = |kind: &str, id: &str| paused.contains(&(kind.to_owned(), id.to_owned()));
+        Ok(is("partner", partner) || is("contract", contract))
+    }
+
+    /// After a pause or a resume.
+    pub(super) fn forget_paused(&mut self) {
+        self.known.paused = None;
+    }
+}
+
+/// What the writer remembers between transactions. Nobody else writes, so it stays true; after a rollback it is read anew.
+#[derive(Default)]
+struct Known {
+    counters: Counters,
+    days: Days,
+    /// Who is paused: kind and id.
+    paused: Option<HashSet<(String, String)>>,
+}
+
+impl Known {
+    fn paused(&mut self, conn: &Connection) -> rusqlite::Result<&HashSet<(String, String)>> {
+        if self.paused.is_none() {
+            let mut select = conn.prepare("SELECT kind, id FROM paused WHERE kind <> 'source'")?;
+            let found = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            self.paused = Some(found.collect::<Result<_, _>>()?);
         }
-        Ok(())
+        Ok(self.paused.get_or_insert_default())
+    }
+
+    fn forget(&mut self) {
+        self.counters = Counters::default();
+        self.days.forget();
+        self.paused = None;
     }
 }
 
@@ -87,6 +137,8 @@ impl Tx<'_> {
 #[derive(Default)]
 struct Counters {
     by_key: HashMap<PlaceKey, Counter>,
+    /// Those that differ from what is stored.
+    dirty: Vec<PlaceKey>,
 }
 
 struct Counter {
@@ -104,10 +156,29 @@ impl Counters {
         Ok(used)
     }
 
+    fn count(&mut self, conn: &Connection, key: &PlaceKey, by: i64) -> rusqlite::Result<()> {
+        let counter = match self.by_key.get_mut(key) {
+            Some(counter) => counter,
+            None => {
+                let used = super::places::used(conn, key)?;
+                self.by_key.entry(key.clone()).or_insert(Counter { used, dirty: false })
+            }
+        };
+        counter.used += by;
+        if !counter.dirty {
+            counter.dirty = true;
+            self.dirty.push(key.clone());
+        }
+        Ok(())
+    }
+
     fn write(&mut self, conn: &Connection) -> rusqlite::Result<()> {
-        for (key, counter) in self.by_key.iter_mut().filter(|(_, counter)| counter.dirty) {
-            super::places::set(conn, key, counter.used)?;
-            counter.dirty = false;
+        for key in self.dirty.drain(..) {
+            // One that was deleted meanwhile is not there any more.
+            if let Some(counter) = self.by_key.get_mut(&key) {
+                super::places::set(conn, &key, counter.used)?;
+                counter.dirty = false;
+            }
         }
         // Clean counters can be read again: forgetting them bounds the memory.
         if self.by_key.len() > COUNTERS {
@@ -121,7 +192,7 @@ type Outcome = Result<(), StoreError>;
 
 /// A write waiting for its commit.
 trait Job: Send {
-    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+    fn run(&mut self, tx: &mut Tx<'_, '_>) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Outcome);
 }
 
@@ -151,10 +222,10 @@ struct Call<F, T> {
 
 impl<F, T> Job for Call<F, T>
 where
-    F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
+    F: FnMut(&mut Tx<'_, '_>) -> rusqlite::Result<T> + Send,
     T: Send,
 {
-    fn run(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+    fn run(&mut self, tx: &mut Tx<'_, '_>) -> rusqlite::Result<()> {
         if self.work.is_none() {
             self.work = take(&self.offered);
         }
@@ -178,6 +249,8 @@ pub(super) struct Writer {
     thread: Option<std::thread::JoinHandle<()>>,
     pub(super) stats: Arc<CommitStats>,
     pub(super) health: Arc<Health>,
+    /// Set by the checkpointer when nearly all of the log is in the database: the writer begins it anew.
+    pub(super) log_is_done: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -186,31 +259,36 @@ impl Writer {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let stats = Arc::new(CommitStats::default());
         let health = Arc::new(Health::of(1));
-        let (counted, told) = (Arc::clone(&stats), Arc::clone(&health));
+        let log_is_done = Arc::new(AtomicBool::new(false));
+        let (counted, told, done) = (Arc::clone(&stats), Arc::clone(&health), Arc::clone(&log_is_done));
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            let write = AssertUnwindSafe(|| write_until_closed(&conn, waiting, &counted, &told));
+            let write = AssertUnwindSafe(|| write_until_closed(&conn, waiting, &counted, &told, &done));
             if std::panic::catch_unwind(write).is_err() {
                 // Without it nothing is ever stored again; the next start recovers all that was.
                 tracing::error!("the store's writer broke off, by a fault of the gateway's own: the process ends");
                 std::process::abort();
             }
         })?;
-        Ok(Self { jobs, thread: Some(thread), stats, health })
+        Ok(Self { jobs, thread: Some(thread), stats, health, log_is_done })
     }
 
     /// Runs `work` in the next transaction and returns its result once that is synced.
     pub(super) async fn commit<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&mut Tx<'_, '_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, mut answer) = oneshot::channel();
         let offered = Withdraw(Arc::new(Mutex::new(Some(work))));
         let job: Box<dyn Job> = Box::new(Call { offered: Arc::clone(&offered.0), work: None, result: None, reply });
-        match tokio::time::timeout(ROOM_WITHIN, self.jobs.send(job)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(StoreError::Closed),
-            Err(_) => return Err(StoreError::Busy),
+        match self.jobs.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Closed(_)) => return Err(StoreError::Closed),
+            Err(TrySendError::Full(job)) => match tokio::time::timeout(ROOM_WITHIN, self.jobs.send(job)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(StoreError::Closed),
+                Err(_) => return Err(StoreError::Busy),
+            },
         }
         if let Ok(answer) = tokio::time::timeout(BEGUN_WITHIN, &mut answer).await {
             return answer.map_err(|_| StoreError::Closed)?;
@@ -239,25 +317,34 @@ fn write_until_closed(
     mut waiting: mpsc::Receiver<Box<dyn Job>>,
     stats: &CommitStats,
     health: &Health,
+    log_is_done: &AtomicBool,
 ) {
-    let mut counters = Counters::default();
-    let mut days = Days::default();
+    let statements = Statements::new(conn);
+    let mut known = Known::default();
     let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
+    let (mut began, mut many) = (clock::instant(), false);
     while let Some(first) = waiting.blocking_recv() {
+        if many {
+            std::thread::sleep(PACE.saturating_sub(began.elapsed()));
+        }
+        if log_is_done.swap(false, Ordering::AcqRel) {
+            super::checkpoint::begin_anew(conn);
+        }
+        began = clock::instant();
         batch.push(first);
         while batch.len() < BATCH
             && let Ok(next) = waiting.try_recv()
         {
             batch.push(next);
         }
-        let started = clock::instant();
-        let mut outcome = transact(conn, &mut counters, &mut days, &mut batch, health);
+        many = batch.len() >= MANY;
+        let mut outcome = transact(conn, &statements, &mut known, &mut batch, health);
         let culprit = |outcome: &Result<(), Fault>| matches!(outcome, Err(Fault::Job(_)));
         if culprit(&outcome) && batch.len() > 1 {
             let mut jobs = batch.drain(..);
             for job in jobs.by_ref() {
                 let mut alone = vec![job];
-                outcome = transact(conn, &mut counters, &mut days, &mut alone, health);
+                outcome = transact(conn, &statements, &mut known, &mut alone, health);
                 finish(alone, &outcome, stats);
                 if matches!(outcome, Err(Fault::Engine(_))) {
                     break;
@@ -270,9 +357,10 @@ fn write_until_closed(
         } else {
             finish(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)), &outcome, stats);
         }
-        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         stats.micros.fetch_add(micros, Ordering::Relaxed);
     }
+    statements.clear();
     // Leaves no log behind for the next start to replay.
     if let Err(error) = conn.pragma_update(None, "wal_checkpoint", "TRUNCATE") {
         tracing::debug!(%error, "final checkpoint skipped");
@@ -337,31 +425,30 @@ impl Fault {
 }
 
 /// One transaction; leaves neither it nor counters behind when it fails.
-fn transact(
-    conn: &Connection,
-    counters: &mut Counters,
-    days: &mut Days,
+fn transact<'c>(
+    conn: &'c Connection,
+    statements: &Statements<'c>,
+    known: &mut Known,
     batch: &mut [Box<dyn Job>],
     health: &Health,
 ) -> Result<(), Fault> {
     health.began(0);
     let result = (|| {
-        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        statements.get("BEGIN IMMEDIATE")?.execute([])?;
         for job in batch.iter_mut() {
             // A job that panics fails like any other: the writer must outlive it, or nothing is ever stored again.
-            let mut tx = Tx { conn, counters, days };
+            let mut tx = Tx { conn, statements, known };
             std::panic::catch_unwind(AssertUnwindSafe(|| job.run(&mut tx)))
                 .unwrap_or(Err(rusqlite::Error::UnwindingPanic))?;
         }
-        counters.write(conn)?;
+        known.counters.write(conn)?;
         failpoint::pass("writer.before_commit");
-        conn.prepare_cached("COMMIT")?.execute([])?;
+        statements.get("COMMIT")?.execute([])?;
         failpoint::pass("writer.committed");
         Ok(())
     })();
     let outcome = result.map_err(|error: rusqlite::Error| {
-        counters.by_key.clear();
-        days.forget();
+        known.forget();
         if !conn.is_autocommit()
             && let Err(rollback) = conn.execute_batch("ROLLBACK")
         {

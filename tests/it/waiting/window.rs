@@ -2,16 +2,21 @@
 //! of date by the time they arrive.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use lead_gateway::model::id::{DeliveryId, LeadId};
+use lead_gateway::model::lead::{Lead, Meta};
 use lead_gateway::store::{QueueKey, Queued};
-use lead_gateway::worker::window::{Item, Refill, Which, Window};
+use lead_gateway::worker::window::{Fresh, Item, Refill, Which, Window};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 const CAPACITY: usize = 8;
+/// Leads that may be in memory with their deliveries.
+const LEADS: usize = 12;
 
 fn second(number: u32) -> Timestamp {
     Timestamp::UNIX_EPOCH + SignedDuration::from_secs(i64::from(number))
@@ -54,6 +59,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 
 struct World {
     window: Window,
+    /// Bounds the leads in memory.
+    leads: Arc<Semaphore>,
     now: u32,
     next: u128,
     /// Who waits, as the store has it; also those in hand, whose attempt has not been stored yet.
@@ -66,6 +73,7 @@ impl World {
     fn new(backlog: &[u32]) -> Self {
         let mut world = Self {
             window: Window::new(CAPACITY, !backlog.is_empty()),
+            leads: Arc::new(Semaphore::new(LEADS)),
             now: 1_000,
             next: 0,
             store: HashMap::new(),
@@ -97,12 +105,30 @@ impl World {
         queued
     }
 
+    /// With its lead, if there is room for one; every third has none in any case.
+    fn item(&self, queued: Queued) -> Item {
+        let permit = Arc::clone(&self.leads).try_acquire_owned().ok().filter(|_| queued.id.0.as_u128() % 3 != 0);
+        let fresh = permit.map(|permit| {
+            let lead = Lead {
+                id: queued.lead,
+                campaign: "solar".parse().unwrap(),
+                source: "acme".parse().unwrap(),
+                received_at: queued.received_at,
+                test: false,
+                meta: Meta::default(),
+                fields: Default::default(),
+            };
+            Fresh { lead: Arc::new(lead), record: None, permit: Arc::new(permit) }
+        });
+        Item { lead: fresh, ..Item::stored(queued) }
+    }
+
     fn happens(&mut self, event: &Event) -> Result<(), TestCaseError> {
         match event {
             Event::Arrive(leads) => {
                 for ago in leads {
                     let queued = self.arrives(*ago, None);
-                    self.window.push(Item::stored(queued), second(self.now));
+                    self.window.push(self.item(queued), second(self.now));
                 }
             }
             Event::Look { before_the_read, after_the_read, take } => {
@@ -152,6 +178,7 @@ impl World {
             for event in after {
                 self.happens(event)?;
             }
+            let page = page.into_iter().map(|queued| self.item(queued)).collect();
             self.window.fill(refill, page);
         }
         self.window.mature(second(self.now));
@@ -196,7 +223,8 @@ impl World {
 
     fn is_in_bounds(&self) -> Result<(), TestCaseError> {
         let (ready, due) = self.window.len();
-        prop_assert!(ready <= 2 * CAPACITY && due <= 2 * CAPACITY, "{ready} and {due} are in memory");
+        let most = 2 * CAPACITY + LEADS;
+        prop_assert!(ready <= most && due <= most, "{ready} and {due} are in memory");
         Ok(())
     }
 
@@ -280,7 +308,7 @@ fn what_is_pushed_while_a_page_is_read_and_ranks_before_its_end_is_not_lost() {
     // Received earlier than the page's last, stored after the page was read.
     let late = world.arrives(25, None);
     world.window.push(Item::stored(late.clone()), second(world.now));
-    world.window.fill(refill, page);
+    world.window.fill(refill, page.into_iter().map(Item::stored).collect());
     world.drain().unwrap();
     assert_eq!(world.handed_out[&late.id], 1);
 }
