@@ -23,7 +23,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
 use crate::directory::Network;
@@ -31,6 +30,7 @@ use crate::intake::auth;
 use crate::model::id::{RequestId, SourceId};
 use crate::model::units::{Size, Span};
 use crate::pipeline::Pipeline;
+use crate::telemetry::Metrics;
 use crate::web::problem::Problem;
 use crate::web::room::Room;
 use crate::worker::Worker;
@@ -45,7 +45,7 @@ pub struct Api {
     /// Staff's tokens, read anew when one is made.
     pub tokens: ArcSwap<Tokens>,
     /// What `/metrics` answers.
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
     /// Whether `/metrics` is served here, or on an address of its own.
     pub metrics_here: bool,
     /// The largest body of a post.
@@ -81,7 +81,7 @@ impl Api {
         pipeline: Arc<Pipeline>,
         worker: Worker,
         tokens: Tokens,
-        metrics: PrometheusHandle,
+        metrics: Metrics,
         metrics_here: bool,
         body_limit: Size,
         body_timeout: Span,

@@ -67,7 +67,7 @@ pub(super) async fn post(
     let answer = take(&api, &network, &source, &arrival, &received).await;
     telemetry::stage("intake", started.elapsed());
     let word = answer.as_ref().map_or("refused", |(word, _)| word);
-    telemetry::lead_answered(source.source.id.as_str(), source.source.campaign.as_str(), word);
+    telemetry::lead_answered(&source.counts, source.source.id.as_str(), source.source.campaign.as_str(), word);
     match answer {
         Ok((_, response)) => Ok(response),
         Err(problem) => {

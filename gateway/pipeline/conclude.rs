@@ -125,7 +125,10 @@ impl Pipeline {
                         // It waits for a retry.
                         None => self.outcomes.tell(delivery.lead, Outcome::Parked),
                     }
-                    telemetry::delivery_ended(delivery, state);
+                    let network = self.directory.network();
+                    let entry = network.contract(&delivery.contract);
+                    let counts = entry.and_then(|entry| entry.counts_for(&delivery.partner));
+                    telemetry::delivery_ended(counts, delivery, state);
                     return Ok(Some(state));
                 }
                 // Another delivery of this lead ended at the same moment: look again.
