@@ -178,7 +178,7 @@ pub(super) async fn accept(
     if let Accepted::LimitReached(key) = &receipt.accepted {
         return Err(limit_reached(&campaign.limit_reached(source, key, received_at), received_at));
     }
-    let answer = answer(api, network, &lead, receipt, waiting).await;
+    let answer = answer(api, network, source, &lead, receipt, waiting).await;
     drop(claim);
     answer
 }
@@ -226,6 +226,7 @@ fn not_stored() -> Problem {
 async fn answer(
     api: &Api,
     network: &Network,
+    source: &SourceEntry,
     lead: &Lead,
     receipt: Receipt,
     waiting: Option<(Duration, Waiting)>,
@@ -236,22 +237,28 @@ async fn answer(
         ));
     }
     // A source that does not wait is told that its lead is taken; what becomes of it, it looks up.
-    let known = match waiting {
-        _ if receipt.status == LeadStatus::Rejected || lead.test => true,
-        None => false,
-        Some(_) if receipt.status != LeadStatus::Pending => true,
-        Some((wait, mut waiting)) => {
-            matches!(tokio::time::timeout(wait, waiting.outcome()).await, Ok(Outcome::Decided))
-        }
+    let outcome = match waiting {
+        _ if receipt.status == LeadStatus::Rejected || lead.test => Outcome::Decided,
+        None => Outcome::Parked,
+        Some(_) if receipt.status != LeadStatus::Pending => Outcome::Decided,
+        Some((wait, mut waiting)) => tokio::time::timeout(wait, waiting.outcome()).await.unwrap_or(Outcome::Parked),
     };
-    if !known {
-        return Ok(Taken { word: "accepted", status: StatusCode::ACCEPTED, view: SourceView::pending(lead) });
+    let decided = |status: LeadStatus, view| Ok(Taken { word: status.as_str(), status: StatusCode::OK, view });
+    match outcome {
+        Outcome::Sold { redirect_url } => {
+            return decided(LeadStatus::Sold, SourceView::sold(network, lead, source.payout, redirect_url));
+        }
+        Outcome::Unsold { reason } => return decided(LeadStatus::Unsold, SourceView::unsold(lead, reason)),
+        Outcome::Decided => {}
+        Outcome::Parked => {
+            return Ok(Taken { word: "accepted", status: StatusCode::ACCEPTED, view: SourceView::pending(lead) });
+        }
     }
     let Some(standings) = api.pipeline.store.standings(lead.id).await? else {
         return Err(Problem::internal("the lead was stored, and is gone"));
     };
     let view = SourceView::new(network, &standings.record, &standings.deliveries);
-    Ok(Taken { word: standings.record.status.as_str(), status: StatusCode::OK, view })
+    decided(standings.record.status, view)
 }
 
 async fn replay(api: &Api, network: &Network, remembered: &Remembered, key: &IdempotencyKey) -> Result<Taken, Problem> {
