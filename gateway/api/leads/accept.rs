@@ -19,6 +19,7 @@ use crate::model::lead::{Lead, LeadStatus, Meta};
 use crate::model::source::SourceStatus;
 use crate::pipeline::{Outcome, Posted, Receipt, Waiting};
 use crate::store::{Accepted, DedupeKey, IdempotencyKey, Remembered, Trouble};
+use crate::web::begun::Begun;
 use crate::web::problem::{FieldProblem, Problem};
 use crate::web::room::Held;
 
@@ -183,8 +184,8 @@ pub(super) async fn accept(
     answer
 }
 
-/// Makes a lead durable. In a task of its own, which goes on where nobody waits any longer: what is stored after all must
-/// reach its queue. Until then it keeps what is `held`, the claim of its key above all: posted again, it is *in progress*.
+/// Makes a lead durable. That goes on where nobody waits any longer: what is stored after all must reach its queue. Until
+/// then it keeps what is `held`, the claim of its key above all: posted again, it is *in progress*.
 async fn store(
     api: &Arc<Api>,
     campaign: &Arc<CampaignEntry>,
@@ -194,7 +195,7 @@ async fn store(
 ) -> Result<Receipt, Problem> {
     let lead = posted.lead.id;
     let (pipeline, campaign, source) = (Arc::clone(&api.pipeline), Arc::clone(campaign), Arc::clone(source));
-    let accepted = tokio::spawn(async move {
+    let accepted = Begun::new(async move {
         let receipt = pipeline.accept(posted, &campaign, &source).await;
         drop(held);
         receipt
