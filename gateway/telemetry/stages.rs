@@ -24,7 +24,7 @@ const BOUNDS: [(Duration, &str); 15] = [
     (Duration::from_secs(5), "5"),
     (Duration::from_secs(10), "10"),
     (Duration::from_secs(30), "30"),
-    (Duration::from_secs(60), "60"),
+    (Duration::from_mins(1), "60"),
 ];
 
 /// A stage's histogram.
