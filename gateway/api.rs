@@ -23,16 +23,18 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::directory::Network;
 use crate::intake::auth;
 use crate::model::id::{RequestId, SourceId};
 use crate::model::units::{Size, Span};
 use crate::pipeline::Pipeline;
+use crate::telemetry::Metrics;
 use crate::web::problem::Problem;
 use crate::web::room::Room;
+use crate::web::server::{Answers, Client};
 use crate::worker::Worker;
 use access::Tokens;
 
@@ -45,7 +47,7 @@ pub struct Api {
     /// Staff's tokens, read anew when one is made.
     pub tokens: ArcSwap<Tokens>,
     /// What `/metrics` answers.
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
     /// Whether `/metrics` is served here, or on an address of its own.
     pub metrics_here: bool,
     /// The largest body of a post.
@@ -81,7 +83,7 @@ impl Api {
         pipeline: Arc<Pipeline>,
         worker: Worker,
         tokens: Tokens,
-        metrics: PrometheusHandle,
+        metrics: Metrics,
         metrics_here: bool,
         body_limit: Size,
         body_timeout: Span,
@@ -118,7 +120,36 @@ impl Api {
     }
 }
 
-/// Every route.
+/// The API, for a server.
+#[derive(Debug, Clone)]
+pub struct Face {
+    api: Arc<Api>,
+    routes: Router,
+}
+
+impl Face {
+    /// Of an API, with every route.
+    #[must_use]
+    pub fn new(api: Arc<Api>) -> Self {
+        Self { routes: router(Arc::clone(&api)), api }
+    }
+}
+
+impl Answers for Face {
+    async fn answer(self, request: Request, client: Client) -> Response {
+        // What comes thousands of times a second does not ask every route; its answer is the same as by that way.
+        match leads::campaign_posted_to(&request).map(str::to_owned) {
+            Some(campaign) => {
+                let id = RequestId(self.api.pipeline.clock.uuid());
+                let answer = leads::post_to(&self.api, campaign, request, client, id).await;
+                with_id(&self.api, id, answer.into_response())
+            }
+            None => self.routes.answer(request, client).await,
+        }
+    }
+}
+
+/// Every route. A server is given a [`Face`], which asks them only where it must.
 pub fn router(api: Arc<Api>) -> Router {
     let mut router = Router::new()
         .route("/v1/campaigns/{campaign}/leads", post(leads::post))
@@ -179,7 +210,11 @@ async fn with_request_id(
 ) -> Response {
     let id = RequestId(api.pipeline.clock.uuid());
     request.extensions_mut().insert(id);
-    let response = next.run(request).await;
+    with_id(&api, id, next.run(request).await)
+}
+
+/// An answer with its request's id.
+fn with_id(api: &Api, id: RequestId, response: Response) -> Response {
     let mut response = match response.extensions().get::<Arc<Problem>>() {
         Some(problem) if problem.request_id.is_none() => (**problem).clone().of(id).into_response(),
         Some(_) => response,
@@ -188,7 +223,8 @@ async fn with_request_id(
             None => response,
         },
     };
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+    let mut text = Uuid::encode_buffer();
+    if let Ok(value) = HeaderValue::from_str(id.0.as_hyphenated().encode_lower(&mut text)) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     if api.is_stopping() {

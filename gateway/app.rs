@@ -156,7 +156,7 @@ impl App {
         };
         let mut servers = tokio::task::JoinSet::new();
         // Served before recovery: /readyz says that it is under way, and posts are told to come back.
-        servers.spawn(server::serve(listener, api::router(Arc::clone(&self.api)), bounds, until_stop()));
+        servers.spawn(server::serve(listener, api::Face::new(Arc::clone(&self.api)), bounds, until_stop()));
         if let Some(address) = self.config.server.metrics_listen {
             let listener = TcpListener::bind(address)
                 .await

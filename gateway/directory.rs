@@ -32,6 +32,7 @@ use crate::pace::Pace;
 use crate::render::{Party, Renderer};
 use crate::routing::RoutedContract;
 use crate::store::{Kind, PausedKind, ResourceRecord};
+use crate::telemetry::Counts;
 use crate::verdict;
 
 /// Resources by kind and id, as files or the store have them.
@@ -224,6 +225,8 @@ pub struct SourceEntry {
     pub source: Source,
     /// What it earns for a lead.
     pub payout: Option<Amount>,
+    /// Its counters.
+    pub counts: Counts,
     pace: Option<Arc<Pace>>,
 }
 
@@ -262,9 +265,17 @@ pub struct ContractEntry {
     pub transport: Transport,
     /// Where its access tokens come from, if it needs any.
     pub tokens: Option<Arc<TokenSource>>,
+    /// Its counters.
+    pub counts: Counts,
 }
 
 impl ContractEntry {
+    /// Its counters, where `partner` is its partner still: they name that one.
+    #[must_use]
+    pub fn counts_for(&self, partner: &PartnerId) -> Option<&Counts> {
+        (self.partner.id == *partner).then_some(&self.counts)
+    }
+
     /// The partner's zone by name, for people.
     #[must_use]
     pub fn timezone_name(&self) -> Arc<str> {

@@ -5,9 +5,11 @@
 //! decides nothing: what a reply means is the verdict's, when to try again is told by [`retry`], whether to try at all
 //! by [`breaker`].
 //!
-//! `client` is one exchange, `handover` the question "was it sent?", `target` where it may go, `token` the OAuth 2.0
-//! tokens that some partners want first, `own` the clients of endpoints with certificates or a `keep_alive` of their own.
+//! `client` is one exchange, `handover` the question "was it sent?", `target` where it may go, `address` what can be said of
+//! a URL without reading it anew, `token` the OAuth 2.0 tokens that some partners want first, `own` the clients of
+//! endpoints with certificates or a `keep_alive` of their own.
 
+mod address;
 pub mod breaker;
 mod client;
 pub mod concurrency;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use crate::model::contract::Endpoint;
 use crate::model::exchange::{Outgoing, Sent};
+use address::FixedUrls;
 use target::Egress;
 
 /// How to build a [`Dispatcher`].
@@ -88,13 +91,15 @@ pub struct Transport {
     pub timeout: Duration,
     /// The endpoint's own client; `None` for the one that all others share.
     pub own: Option<Arc<OwnClient>>,
+    /// The endpoint's URLs, as far as they are the same for every lead.
+    fixed: FixedUrls,
 }
 
 impl Transport {
     /// By the shared client.
     #[must_use]
     pub fn shared(connect_timeout: Duration, timeout: Duration) -> Self {
-        Self { connect_timeout, timeout, own: None }
+        Self { connect_timeout, timeout, own: None, fixed: FixedUrls::default() }
     }
 
     /// An endpoint's. `before` is what it had until now, whose connections are kept where nothing changed.
@@ -106,7 +111,12 @@ impl Transport {
             Some(known) if known.is_like(&own) => Arc::clone(known),
             _ => Arc::new(own),
         });
-        Ok(Self { connect_timeout: endpoint.connect_timeout.0, timeout: endpoint.timeout.0, own })
+        Ok(Self {
+            connect_timeout: endpoint.connect_timeout.0,
+            timeout: endpoint.timeout.0,
+            own,
+            fixed: FixedUrls::of(endpoint),
+        })
     }
 }
 

@@ -344,7 +344,12 @@ impl Pipeline {
         let judgement = masked(judgement, &redactor);
         let mut ended = self.attempt_end(number, &judgement, &sent, &outgoing, &redactor);
         ended.token_exchange = authorisation.exchange.map(|exchange| self.token_exchange(&exchange));
-        telemetry::attempt_ended(&record.delivery, judgement.verdict, judgement.class);
+        telemetry::attempt_ended(
+            entry.counts_for(&record.delivery.partner),
+            &record.delivery,
+            judgement.verdict,
+            judgement.class,
+        );
         if too_late {
             permit.unused(self.clock.now());
         } else {

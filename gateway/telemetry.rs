@@ -1,14 +1,18 @@
 //! What operators see: log lines and metrics. Neither ever carries a lead's value, a body or a secret; labels are ids
 //! from the configuration and words of fixed vocabularies.
 
+mod counts;
+mod stages;
+
+pub use counts::Counts;
+
 use std::io::IsTerminal as _;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Log, LogFormat};
@@ -29,35 +33,29 @@ pub fn start_logging(log: &Log) {
     let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.with_ansi(terminal).try_init() };
 }
 
-/// Bounds of the latency histograms, seconds.
-const LATENCY: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0];
+/// What was counted.
+#[derive(Debug, Clone)]
+pub struct Metrics(PrometheusHandle);
 
-/// Starts counting; the handle renders what `/metrics` answers. Where a recorder is already installed (a second
-/// gateway in one process), counting goes on there.
+impl Metrics {
+    /// What `/metrics` answers.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = self.0.render();
+        stages::write(&mut text, "How long a stage took");
+        text
+    }
+}
+
+/// Starts counting. Where a recorder is already installed (a second gateway in one process), counting goes on there.
 #[must_use]
-pub fn start_metrics() -> PrometheusHandle {
-    let builder = PrometheusBuilder::new();
-    let builder = match builder.set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), LATENCY) {
-        Ok(builder) => builder,
-        Err(_) => PrometheusBuilder::new(),
-    };
-    let recorder = builder.build_recorder();
+pub fn start_metrics() -> Metrics {
+    let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     if metrics::set_global_recorder(recorder).is_ok() {
         describe();
-        let _ = RECORDED.set(handle.clone());
     }
-    handle
-}
-
-/// The handle of the recorder that counts.
-static RECORDED: OnceLock<PrometheusHandle> = OnceLock::new();
-
-/// Folds what the histograms have gathered, so that it does not grow while nobody asks for `/metrics`.
-pub fn upkeep() {
-    if let Some(handle) = RECORDED.get() {
-        handle.run_upkeep();
-    }
+    Metrics(handle)
 }
 
 fn describe() {
@@ -65,7 +63,6 @@ fn describe() {
     describe_counter!("gateway_deliveries_total", "Deliveries that reached a state, by partner, contract and state");
     describe_counter!("gateway_attempts_total", "Attempts that ended, by partner, contract, verdict and class");
     describe_counter!("gateway_gate_answers_total", "What gates answered, by contract and answer");
-    describe_histogram!("gateway_stage_seconds", "How long a stage took");
     describe_gauge!("gateway_queue_depth", "Deliveries waiting at a contract");
     describe_gauge!("gateway_queue_oldest_seconds", "Age of the oldest ready delivery at a contract");
     describe_gauge!("gateway_unknown_deliveries", "Deliveries whose outcome a person must decide");
@@ -92,35 +89,41 @@ pub fn store_trouble(trouble: bool) {
     gauge!("gateway_store_trouble").set(if trouble { 1.0 } else { 0.0 });
 }
 
-/// A post was answered.
-pub fn lead_answered(source: &str, campaign: &str, result: &'static str) {
-    counter!("gateway_leads_total", "source" => source.to_owned(), "campaign" => campaign.to_owned(), "result" => result)
-        .increment(1);
+/// A post was answered; `counts` are the source's.
+pub fn lead_answered(counts: &Counts, source: &str, campaign: &str, result: &'static str) {
+    counts.one(["gateway_leads_total", result, ""], || {
+        counter!("gateway_leads_total", "source" => source.to_owned(), "campaign" => campaign.to_owned(), "result" => result)
+    });
 }
 
-/// A stage took so long: `intake` (the whole post), `accept_commit`, `render`, `attempt_commit`, `dispatch`,
+/// A stage took so long: `intake` (the whole post), `accept_commit`, `token`, `render`, `attempt_commit`, `dispatch`,
 /// `completion_commit`.
 pub fn stage(stage: &'static str, took: Duration) {
-    histogram!("gateway_stage_seconds", "stage" => stage).record(took.as_secs_f64());
+    stages::record(stage, took);
 }
 
-/// A delivery reached a state.
-pub fn delivery_ended(delivery: &Delivery, state: DeliveryState) {
-    counter!("gateway_deliveries_total", "partner" => delivery.partner.to_string(), "contract" => delivery.contract.to_string(),
-             "state" => state.as_str())
-    .increment(1);
+/// A delivery reached a state; `counts` are those of its contract, if that is still there and its partner's.
+pub fn delivery_ended(counts: Option<&Counts>, delivery: &Delivery, state: DeliveryState) {
+    counts.unwrap_or(&Counts::default()).one(["gateway_deliveries_total", state.as_str(), ""], || {
+        counter!("gateway_deliveries_total", "partner" => delivery.partner.to_string(),
+                 "contract" => delivery.contract.to_string(), "state" => state.as_str())
+    });
 }
 
-/// An attempt ended.
-pub fn attempt_ended(delivery: &Delivery, verdict: Verdict, class: Class) {
-    counter!("gateway_attempts_total", "partner" => delivery.partner.to_string(), "contract" => delivery.contract.to_string(),
-             "verdict" => verdict.as_str(), "class" => class.as_str())
-    .increment(1);
+/// An attempt ended; `counts` are those of its contract, if that is still its partner's.
+pub fn attempt_ended(counts: Option<&Counts>, delivery: &Delivery, verdict: Verdict, class: Class) {
+    counts.unwrap_or(&Counts::default()).one(["gateway_attempts_total", verdict.as_str(), class.as_str()], || {
+        counter!("gateway_attempts_total", "partner" => delivery.partner.to_string(),
+                 "contract" => delivery.contract.to_string(), "verdict" => verdict.as_str(), "class" => class.as_str())
+    });
 }
 
-/// A gate answered: `open`, or why it is shut.
-pub fn gate_answered(contract: &str, answer: &'static str) {
-    counter!("gateway_gate_answers_total", "contract" => contract.to_owned(), "answer" => answer).increment(1);
+/// A gate answered: `open`, or why it is shut; `counts` are the contract's.
+pub fn gate_answered(counts: &Counts, contract: &str, answer: &'static str) {
+    counts.one(
+        ["gateway_gate_answers_total", answer, ""],
+        || counter!("gateway_gate_answers_total", "contract" => contract.to_owned(), "answer" => answer),
+    );
 }
 
 /// What waits at a contract; `None` leaves the depth as it was.

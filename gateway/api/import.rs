@@ -172,7 +172,7 @@ pub async fn import(api: &Arc<Api>, request: &ImportRequest) -> Result<Vec<RowAn
             Ok((word, _)) => word,
             Err(_) => "refused",
         };
-        telemetry::lead_answered(source.source.id.as_str(), campaign.campaign.id.as_str(), word);
+        telemetry::lead_answered(&source.counts, source.source.id.as_str(), campaign.campaign.id.as_str(), word);
         let answer = answered(api, answer.map(|(_, response)| response)).await;
         let goes_on = answer.status < 300 || answer.is_about_the_row();
         answers.push(answer);

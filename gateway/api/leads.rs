@@ -8,10 +8,9 @@ pub(super) mod refusal;
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{ConnectInfo, Extension, Path, RawQuery, State};
+use axum::extract::{ConnectInfo, Extension, Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::views::SourceView;
 use super::{Answer, Api};
@@ -38,49 +37,75 @@ struct Arrival {
     client: Client,
 }
 
+/// The campaign that a lead is posted to, where the path says so plainly; percent-encoded ones are left to the router.
+pub(super) fn campaign_posted_to(request: &Request) -> Option<&str> {
+    if request.method() != Method::POST {
+        return None;
+    }
+    let campaign = request.uri().path().strip_prefix("/v1/campaigns/")?.strip_suffix("/leads")?;
+    let plain = !campaign.is_empty() && !campaign.contains(['/', '%']);
+    plain.then_some(campaign)
+}
+
 pub(super) async fn post(
     State(api): State<Arc<Api>>,
     Path(campaign): Path<String>,
-    RawQuery(query): RawQuery,
     ConnectInfo(client): ConnectInfo<Client>,
-    Extension(request): Extension<RequestId>,
-    headers: HeaderMap,
-    mut body: Body,
+    Extension(id): Extension<RequestId>,
+    request: Request,
 ) -> Answer {
-    let arrival = Arrival { request, campaign, call: "leads", headers, query, client };
-    let known = authenticate(&api.pipeline.directory.network(), &arrival, None).is_some();
-    if !known && auth::credential(&arrival.headers, arrival.query.as_deref()).is_some() {
+    post_to(&api, campaign, request, client, id).await
+}
+
+/// A lead is posted to `campaign`.
+pub(super) async fn post_to(
+    api: &Arc<Api>,
+    campaign: String,
+    request: Request,
+    client: Client,
+    id: RequestId,
+) -> Answer {
+    let (head, mut body) = request.into_parts();
+    let query = head.uri.query().map(str::to_owned);
+    let arrival = Arrival { request: id, campaign, call: "leads", headers: head.headers, query, client };
+    let before = api.pipeline.directory.network();
+    let known = authenticate(&before, &arrival, None);
+    if known.is_none() && auth::credential(&arrival.headers, arrival.query.as_deref()).is_some() {
         // Whatever is in the body: the key that counts is wrong.
         body::read_off(&mut body).await;
         return Err(unauthorized());
     }
-    let room = api.room.enter(if known { room::From::Known } else { room::From::Stranger });
-    let received = body::receive(body, &api, Some(room), api.body_limit, "a lead's body", usize::MAX).await;
+    let room = api.room.enter(if known.is_some() { room::From::Known } else { room::From::Stranger });
+    let received = body::receive(body, api, Some(room), api.body_limit, "a lead's body", usize::MAX).await;
     // As it is now: the body may have taken its time.
     let network = api.pipeline.directory.network();
-    let Some(source) = authenticate(&network, &arrival, Some(&received)) else {
+    let source = match known {
+        Some(source) if Arc::ptr_eq(&before, &network) => Some(source),
+        _ => authenticate(&network, &arrival, Some(&received)),
+    };
+    let Some(source) = source else {
         // A key may be in what found no room.
         let no_room = received.incomplete.filter(|problem| problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16());
         return Err(no_room.unwrap_or_else(unauthorized));
     };
     let started = crate::clock::instant();
-    let answer = take(&api, &network, &source, &arrival, &received).await;
+    let answer = take(api, &network, &source, &arrival, &received).await;
     telemetry::stage("intake", started.elapsed());
     let word = answer.as_ref().map_or("refused", |(word, _)| word);
-    telemetry::lead_answered(source.source.id.as_str(), source.source.campaign.as_str(), word);
+    telemetry::lead_answered(&source.counts, source.source.id.as_str(), source.source.campaign.as_str(), word);
     match answer {
         Ok((_, response)) => Ok(response),
         Err(problem) => {
-            let problem = problem.of(request);
+            let problem = problem.of(id);
             let refused = Refused {
-                request,
+                request: id,
                 format: format_of(&arrival.headers),
                 body: &received.bytes,
                 incomplete: received.incomplete.is_some(),
                 status: problem.status,
                 answer: problem.document(),
             };
-            refused.keep(&api, &network, &source, &arrival).await;
+            refused.keep(api, &network, &source, &arrival).await;
             Err(problem)
         }
     }

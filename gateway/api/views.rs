@@ -9,7 +9,7 @@ use crate::directory::Network;
 use crate::gate::Shut;
 use crate::model::delivery::{DeliveryState, Explanation};
 use crate::model::id::CampaignId;
-use crate::model::lead::{Candidate, Lead, LeadStatus};
+use crate::model::lead::{Candidate, Lead, LeadReason, LeadStatus};
 use crate::model::money::Amount;
 use crate::model::secret::MASK;
 use crate::store::{AttemptRecord, DeliveryRecord, Head, LeadRecord, Message, RefusalRecord};
@@ -40,29 +40,40 @@ impl SourceView {
     /// The view of a stored lead; its deliveries tell where to send the person next.
     #[must_use]
     pub(super) fn new(network: &Network, record: &LeadRecord, deliveries: &[DeliveryRecord]) -> Self {
-        let sold = record.status == LeadStatus::Sold;
         let accepted = deliveries.iter().find(|record| record.delivery.state == DeliveryState::Accepted);
-        Self {
-            lead_id: record.lead.id.to_string(),
-            status: record.status.as_str(),
-            payout: record.payout.filter(|_| sold).map(|payout| amount(network, &record.lead.campaign, payout)),
-            redirect_url: accepted.and_then(|record| record.delivery.redirect_url.clone()),
-            reason: record.reason.map(crate::model::lead::LeadReason::as_str),
-            external_id: record.lead.meta.external_id.clone(),
-            test: record.lead.test,
-            received_at: time(record.lead.received_at),
-        }
+        let redirect_url = accepted.and_then(|record| record.delivery.redirect_url.clone());
+        let payout = record.payout.filter(|_| record.status == LeadStatus::Sold);
+        let payout = payout.map(|payout| amount(network, &record.lead.campaign, payout));
+        Self { payout, redirect_url, ..Self::of(&record.lead, record.status, record.reason) }
+    }
+
+    /// The view of a lead that was sold while its source waited.
+    #[must_use]
+    pub(super) fn sold(network: &Network, lead: &Lead, payout: Option<Amount>, redirect_url: Option<String>) -> Self {
+        let payout = payout.map(|payout| amount(network, &lead.campaign, payout));
+        Self { payout, redirect_url, ..Self::of(lead, LeadStatus::Sold, None) }
+    }
+
+    /// The view of a lead that nobody wanted while its source waited.
+    #[must_use]
+    pub(super) fn unsold(lead: &Lead, reason: Option<LeadReason>) -> Self {
+        Self::of(lead, LeadStatus::Unsold, reason)
     }
 
     /// The view of a lead whose outcome is not known yet.
     #[must_use]
     pub(super) fn pending(lead: &Lead) -> Self {
+        Self::of(lead, LeadStatus::Pending, None)
+    }
+
+    /// What can be said of every lead.
+    fn of(lead: &Lead, status: LeadStatus, reason: Option<LeadReason>) -> Self {
         Self {
             lead_id: lead.id.to_string(),
-            status: LeadStatus::Pending.as_str(),
+            status: status.as_str(),
             payout: None,
             redirect_url: None,
-            reason: None,
+            reason: reason.map(LeadReason::as_str),
             external_id: lead.meta.external_id.clone(),
             test: lead.test,
             received_at: time(lead.received_at),

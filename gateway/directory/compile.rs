@@ -22,6 +22,7 @@ use crate::model::source::Source;
 use crate::pace::Pace;
 use crate::render::Renderer;
 use crate::routing::RoutedContract;
+use crate::telemetry::Counts;
 use crate::verdict;
 
 /// Faults gathered on the way.
@@ -202,6 +203,7 @@ fn contract_entry(
         transport: transport.ok()?,
         tokens: tokens.ok()?,
         contract: contract.clone(),
+        counts: Counts::default(),
     })
 }
 
@@ -267,7 +269,7 @@ fn source_entry(source: &Source, set: &ResourceSet, before: Option<&Network>, fa
         Some(old) => old.pace.clone(),
         None => source.rate.map(|rate| Arc::new(Pace::with_bursts(rate, clock::instant()))),
     };
-    Some(SourceEntry { source: source.clone(), payout: payout.ok()?, pace })
+    Some(SourceEntry { source: source.clone(), payout: payout.ok()?, counts: Counts::default(), pace })
 }
 
 fn key_ring(set: &ResourceSet, faults: &Faults) -> auth::KeyRing {

@@ -23,17 +23,14 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Body, Client, Method, Request, Response};
-use url::Url;
 
+use super::address::host_header;
 use super::handover::{Handover, RequestBody};
 use super::reply::{Reading, Unreadable};
 use super::stopwatch::{ConnectMarks, Stopwatch};
 use super::target::{Refused, VettingResolver};
 use super::{DispatchConfig, DispatchFault, Transport};
 use crate::model::exchange::{Outgoing, Reply, SendFault, SendFaultKind, Sent};
-
-/// Idle connections kept per host.
-const IDLE_PER_HOST: usize = 64;
 
 /// No attempt to connect outlives this, also one whose request has given up or found another connection.
 const CONNECT_CEILING: Duration = Duration::from_mins(2);
@@ -69,7 +66,9 @@ pub(super) fn build(
         .http1_ignore_invalid_headers_in_responses(true)
         .tcp_nodelay(true)
         .pool_idle_timeout(keep_alive)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
+        // None is idle that was not in use a `keep_alive` ago: its endpoints' concurrency bounds them. A smaller number
+        // would close connections after each burst, to be made anew for the next one.
+        .pool_max_idle_per_host(usize::MAX)
         .user_agent(config.user_agent.as_str())
         .build()
         .map_err(|error| DispatchFault::Client(root_cause(&error)))
@@ -100,7 +99,7 @@ enum NotAdmitted {
 
 pub(super) async fn send(client: &Client, config: &DispatchConfig, transport: &Transport, outgoing: &Outgoing) -> Sent {
     let watch = Stopwatch::start();
-    let result = match admit(config, outgoing) {
+    let result = match admit(config, transport, outgoing) {
         Ok(admitted) => {
             Arc::clone(&watch).watch(exchange(client, admitted, transport, config.reply_limit, &watch)).await
         }
@@ -109,13 +108,13 @@ pub(super) async fn send(client: &Client, config: &DispatchConfig, transport: &T
     Sent { result, timings: watch.timings() }
 }
 
-fn admit(config: &DispatchConfig, outgoing: &Outgoing) -> Result<Admitted, NotAdmitted> {
+fn admit(config: &DispatchConfig, transport: &Transport, outgoing: &Outgoing) -> Result<Admitted, NotAdmitted> {
     let method = match outgoing.http_method {
         "POST" => Method::POST,
         "GET" => Method::GET,
         other => return Err(NotAdmitted::Method(other)),
     };
-    let url = Url::parse(&outgoing.url).map_err(Refused::NotAUrl)?;
+    let url = transport.fixed.read(&outgoing.url).map_err(Refused::NotAUrl)?;
     config.egress.vet_url(&url)?;
 
     let mut head = outgoing.url.len();
@@ -144,10 +143,7 @@ fn admit(config: &DispatchConfig, outgoing: &Outgoing) -> Result<Admitted, NotAd
 
 /// What reqwest and hyper write beside the request's own headers; a test holds this against the wire.
 pub(super) fn added_headers(config: &DispatchConfig, outgoing: &Outgoing) -> Vec<(String, String)> {
-    let host = Url::parse(&outgoing.url).ok().and_then(|url| {
-        let host = url.host_str()?;
-        Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-    });
+    let host = host_header(&outgoing.url);
     let length = (outgoing.http_method != "GET" || !outgoing.body.is_empty()).then(|| outgoing.body.len().to_string());
     [
         ("accept", Some("*/*".to_owned())),

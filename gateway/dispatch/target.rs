@@ -74,8 +74,8 @@ impl Egress {
         match url.host() {
             None => Err(Refused::Scheme),
             Some(Host::Domain(_)) => Ok(()),
-            Some(Host::Ipv4(address)) => self.vet_answer(&address.to_string(), &[address.into()]),
-            Some(Host::Ipv6(address)) => self.vet_answer(&address.to_string(), &[address.into()]),
+            Some(Host::Ipv4(address)) => self.vet_address(|| address.to_string(), address.into()),
+            Some(Host::Ipv6(address)) => self.vet_address(|| address.to_string(), address.into()),
         }
     }
 
@@ -87,12 +87,14 @@ impl Egress {
         if addresses.is_empty() {
             return Err(Refused::Unresolved { host: host.to_owned(), why: "no address".to_owned() });
         }
-        for address in addresses {
-            if let Some(range) = self.refusal(*address) {
-                return Err(Refused::Address { host: host.to_owned(), address: *address, range });
-            }
+        addresses.iter().try_for_each(|address| self.vet_address(|| host.to_owned(), *address))
+    }
+
+    fn vet_address(&self, host: impl Fn() -> String, address: IpAddr) -> Result<(), Refused> {
+        match self.refusal(address) {
+            Some(range) => Err(Refused::Address { host: host(), address, range }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// What range makes this address one that may not be reached; `None` if it may.

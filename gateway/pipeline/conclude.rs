@@ -98,6 +98,7 @@ impl Pipeline {
             let Some(move_on) = self.follow(delivery, &conclusion).await? else { return Ok(None) };
             let state = move_on.change.state;
             let due_at = move_on.change.due_at;
+            let sold = sold(delivery, &move_on.change);
             let step = Step {
                 delivery: delivery.id,
                 lead: delivery.lead,
@@ -119,13 +120,16 @@ impl Pipeline {
                     }
                     match &move_on.plan {
                         Some((lead, plan)) => self.announce(lead, plan),
-                        None if state == DeliveryState::Accepted => self.outcomes.tell(delivery.lead, Outcome::Decided),
+                        None if state == DeliveryState::Accepted => self.outcomes.tell(delivery.lead, sold),
                         // It is tried again at once: the source may wait for that.
                         None if due_at.is_some_and(|due| due <= self.clock.now()) => {}
                         // It waits for a retry.
                         None => self.outcomes.tell(delivery.lead, Outcome::Parked),
                     }
-                    telemetry::delivery_ended(delivery, state);
+                    let network = self.directory.network();
+                    let entry = network.contract(&delivery.contract);
+                    let counts = entry.and_then(|entry| entry.counts_for(&delivery.partner));
+                    telemetry::delivery_ended(counts, delivery, state);
                     return Ok(Some(state));
                 }
                 // Another delivery of this lead ended at the same moment: look again.
@@ -178,12 +182,22 @@ impl Pipeline {
                 queues.push(&new.contract, plan::queued(new, lead, self.clock.now()), Some(Arc::clone(lead)));
             }
         }
-        if plan.status != LeadStatus::Pending {
-            self.outcomes.tell(lead.id, Outcome::Decided);
-        } else if plan.parked {
-            self.outcomes.tell(lead.id, Outcome::Parked);
+        match plan.status {
+            LeadStatus::Unsold => self.outcomes.tell(lead.id, Outcome::Unsold { reason: plan.reason }),
+            LeadStatus::Sold | LeadStatus::Rejected => self.outcomes.tell(lead.id, Outcome::Decided),
+            LeadStatus::Pending if plan.parked => self.outcomes.tell(lead.id, Outcome::Parked),
+            LeadStatus::Pending => {}
         }
     }
+}
+
+/// What a source is told once this accepted delivery has sold its lead: all of it, where no other can be accepted.
+fn sold(delivery: &Delivery, change: &Change) -> Outcome {
+    if delivery.redelivery_of.is_some() {
+        return Outcome::Decided;
+    }
+    // An earlier attempt may have brought one, and this one none: then that stands.
+    Outcome::Sold { redirect_url: change.redirect_url.clone().or_else(|| delivery.redirect_url.clone()) }
 }
 
 /// A delivery's change with what belongs into the same commit.

@@ -6,11 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use crate::model::id::LeadId;
+use crate::model::lead::LeadReason;
 
 /// What a waiting source is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The lead is sold, unsold or rejected: look it up.
+    /// The lead is sold, to the one who may have it.
+    Sold {
+        /// Where its buyer wants the person to go next.
+        redirect_url: Option<String>,
+    },
+    /// Nobody has it, and nobody is left.
+    Unsold {
+        /// Why.
+        reason: Option<LeadReason>,
+    },
+    /// The lead is sold or rejected, and more than one delivery may have a say in the answer: look it up.
     Decided,
     /// It waits for an opening, a retry or a person: no use in waiting longer.
     Parked,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -17,6 +18,8 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
+
+use super::begun::Begun;
 
 /// What is read of a connection before anybody asks for it, and the largest head of a request. (hyper's own bound is
 /// 400 KiB, which ten thousand clients would fill.)
@@ -62,8 +65,8 @@ impl Listener for UnixListener {
 }
 
 /// The answer to a request whose handler panicked.
-fn broke_off() -> axum::response::Response {
-    let mut response = axum::response::Response::default();
+fn broke_off() -> Response {
+    let mut response = Response::default();
     *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
     response
 }
@@ -72,8 +75,21 @@ fn broke_off() -> axum::response::Response {
 #[derive(Debug, Clone, Copy)]
 pub struct Client(pub Option<std::net::SocketAddr>);
 
-/// Serves `router` until `end` resolves, then lets the requests under way finish.
-pub async fn serve(mut listener: impl Listener, router: Router, bounds: Bounds, end: impl Future<Output = ()>) {
+/// What answers the requests of a server.
+pub trait Answers: Clone + Send + 'static {
+    /// The answer to one.
+    fn answer(self, request: http::Request<Body>, client: Client) -> impl Future<Output = Response> + Send + 'static;
+}
+
+impl Answers for Router {
+    async fn answer(self, mut request: http::Request<Body>, client: Client) -> Response {
+        request.extensions_mut().insert(ConnectInfo(client));
+        self.oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// Lets `answers` serve until `end` resolves, then lets the requests under way finish.
+pub async fn serve(mut listener: impl Listener, answers: impl Answers, bounds: Bounds, end: impl Future<Output = ()>) {
     let connections = Arc::new(Semaphore::new(bounds.connections));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
@@ -97,15 +113,10 @@ pub async fn serve(mut listener: impl Listener, router: Router, bounds: Bounds, 
                 continue;
             }
         };
-        let router = router.clone();
+        let answers = answers.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(ConnectInfo(Client(address)));
-            let router = router.clone();
-            // In a task of its own: a client that hangs up must not cut off what its request has begun. A lead that is
-            // durable has to reach its queue.
-            let answer =
-                tokio::spawn(async move { router.oneshot(request).await.unwrap_or_else(|never| match never {}) });
+            // A client that hangs up must not cut off what its request has begun.
+            let answer = Begun::new(answers.clone().answer(request.map(Body::new), Client(address)));
             async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|_| broke_off())) }
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));

@@ -30,7 +30,6 @@ pub(super) async fn keep_house(inner: Weak<Inner>, mut stop: watch::Receiver<boo
                 };
             }
             tidy_in -= 1;
-            telemetry::upkeep();
             gauges(&inner, round.is_multiple_of(COUNT_EVERY)).await;
             look_at_queues(&inner, round).await;
         }

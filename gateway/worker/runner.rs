@@ -276,7 +276,7 @@ impl Runner {
         };
         let ticket = match answer {
             Ok(Answer::Open(ticket)) => {
-                telemetry::gate_answered(entry.contract.id.as_str(), "open");
+                telemetry::gate_answered(&entry.counts, entry.contract.id.as_str(), "open");
                 ticket
             }
             Ok(Answer::Shut(shut)) => {
@@ -367,7 +367,7 @@ impl Runner {
         now: Timestamp,
         next_due: Option<Timestamp>,
     ) -> Result<Next, StoreError> {
-        telemetry::gate_answered(entry.contract.id.as_str(), shut.reason.as_str());
+        telemetry::gate_answered(&entry.counts, entry.contract.id.as_str(), shut.reason.as_str());
         let from_start = !self.seen_open;
         let fresh = Hold { since: now, from_start, swept: Sweep::After(None), confirmed: None };
         let hold = self.hold.get_or_insert(fresh);

@@ -21,7 +21,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("config", &[]),
     // The network in memory holds what the stages compiled.
-    ("directory", &["config", "dispatch", "gate", "intake", "pace", "render", "routing", "store", "verdict"]),
+    (
+        "directory",
+        &["config", "dispatch", "gate", "intake", "pace", "render", "routing", "store", "telemetry", "verdict"],
+    ),
     ("telemetry", &["config", "store"]),
     // The pipeline alone ties the stages together.
     (

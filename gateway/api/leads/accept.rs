@@ -19,6 +19,7 @@ use crate::model::lead::{Lead, LeadStatus, Meta};
 use crate::model::source::SourceStatus;
 use crate::pipeline::{Outcome, Posted, Receipt, Waiting};
 use crate::store::{Accepted, DedupeKey, IdempotencyKey, Remembered, Trouble};
+use crate::web::begun::Begun;
 use crate::web::problem::{FieldProblem, Problem};
 use crate::web::room::Held;
 
@@ -178,13 +179,13 @@ pub(super) async fn accept(
     if let Accepted::LimitReached(key) = &receipt.accepted {
         return Err(limit_reached(&campaign.limit_reached(source, key, received_at), received_at));
     }
-    let answer = answer(api, network, &lead, receipt, waiting).await;
+    let answer = answer(api, network, source, &lead, receipt, waiting).await;
     drop(claim);
     answer
 }
 
-/// Makes a lead durable. In a task of its own, which goes on where nobody waits any longer: what is stored after all must
-/// reach its queue. Until then it keeps what is `held`, the claim of its key above all: posted again, it is *in progress*.
+/// Makes a lead durable. That goes on where nobody waits any longer: what is stored after all must reach its queue. Until
+/// then it keeps what is `held`, the claim of its key above all: posted again, it is *in progress*.
 async fn store(
     api: &Arc<Api>,
     campaign: &Arc<CampaignEntry>,
@@ -194,7 +195,7 @@ async fn store(
 ) -> Result<Receipt, Problem> {
     let lead = posted.lead.id;
     let (pipeline, campaign, source) = (Arc::clone(&api.pipeline), Arc::clone(campaign), Arc::clone(source));
-    let accepted = tokio::spawn(async move {
+    let accepted = Begun::new(async move {
         let receipt = pipeline.accept(posted, &campaign, &source).await;
         drop(held);
         receipt
@@ -226,6 +227,7 @@ fn not_stored() -> Problem {
 async fn answer(
     api: &Api,
     network: &Network,
+    source: &SourceEntry,
     lead: &Lead,
     receipt: Receipt,
     waiting: Option<(Duration, Waiting)>,
@@ -236,22 +238,28 @@ async fn answer(
         ));
     }
     // A source that does not wait is told that its lead is taken; what becomes of it, it looks up.
-    let known = match waiting {
-        _ if receipt.status == LeadStatus::Rejected || lead.test => true,
-        None => false,
-        Some(_) if receipt.status != LeadStatus::Pending => true,
-        Some((wait, mut waiting)) => {
-            matches!(tokio::time::timeout(wait, waiting.outcome()).await, Ok(Outcome::Decided))
-        }
+    let outcome = match waiting {
+        _ if receipt.status == LeadStatus::Rejected || lead.test => Outcome::Decided,
+        None => Outcome::Parked,
+        Some(_) if receipt.status != LeadStatus::Pending => Outcome::Decided,
+        Some((wait, mut waiting)) => tokio::time::timeout(wait, waiting.outcome()).await.unwrap_or(Outcome::Parked),
     };
-    if !known {
-        return Ok(Taken { word: "accepted", status: StatusCode::ACCEPTED, view: SourceView::pending(lead) });
+    let decided = |status: LeadStatus, view| Ok(Taken { word: status.as_str(), status: StatusCode::OK, view });
+    match outcome {
+        Outcome::Sold { redirect_url } => {
+            return decided(LeadStatus::Sold, SourceView::sold(network, lead, source.payout, redirect_url));
+        }
+        Outcome::Unsold { reason } => return decided(LeadStatus::Unsold, SourceView::unsold(lead, reason)),
+        Outcome::Decided => {}
+        Outcome::Parked => {
+            return Ok(Taken { word: "accepted", status: StatusCode::ACCEPTED, view: SourceView::pending(lead) });
+        }
     }
     let Some(standings) = api.pipeline.store.standings(lead.id).await? else {
         return Err(Problem::internal("the lead was stored, and is gone"));
     };
     let view = SourceView::new(network, &standings.record, &standings.deliveries);
-    Ok(Taken { word: standings.record.status.as_str(), status: StatusCode::OK, view })
+    decided(standings.record.status, view)
 }
 
 async fn replay(api: &Api, network: &Network, remembered: &Remembered, key: &IdempotencyKey) -> Result<Taken, Problem> {

@@ -86,7 +86,12 @@ pub(in crate::api) async fn post(
         }
         Err(problem) => {
             let problem = problem.of(request);
-            telemetry::lead_answered(source.source.id.as_str(), source.source.campaign.as_str(), "refused");
+            telemetry::lead_answered(
+                &source.counts,
+                source.source.id.as_str(),
+                source.source.campaign.as_str(),
+                "refused",
+            );
             let refused = Refused {
                 request,
                 format: None,
@@ -372,12 +377,12 @@ impl Batch {
         telemetry::stage("intake", started.elapsed());
         let (id, campaign) = (view.source.source.id.as_str(), view.source.source.campaign.as_str());
         match taken {
-            Ok(Taken { word, status, view }) => {
-                telemetry::lead_answered(id, campaign, word);
-                document(&LineTaken { line: number, status_code: status.as_u16(), view: &view })
+            Ok(Taken { word, status, view: shown }) => {
+                telemetry::lead_answered(&view.source.counts, id, campaign, word);
+                document(&LineTaken { line: number, status_code: status.as_u16(), view: &shown })
             }
             Err(problem) => {
-                telemetry::lead_answered(id, campaign, "refused");
+                telemetry::lead_answered(&view.source.counts, id, campaign, "refused");
                 // Each under an id of its own, by which staff find it.
                 let request = RequestId(self.api.pipeline.clock.uuid());
                 let result = document(&LineRefused::new(number, &problem, Some(request)));

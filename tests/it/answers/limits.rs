@@ -128,7 +128,7 @@ async fn before_recovery_is_done_a_lead_is_unavailable_and_every_earlier_row_sti
     let url = format!("http://{}", listener.local_addr().unwrap());
     let bounds = Bounds { connections: 10, header_timeout: Duration::from_secs(5), drain: Duration::from_secs(5) };
     let served =
-        tokio::spawn(server::serve(listener, api::router(Arc::clone(&app.api)), bounds, std::future::pending()));
+        tokio::spawn(server::serve(listener, api::Face::new(Arc::clone(&app.api)), bounds, std::future::pending()));
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let post = |key: Option<&str>, body: String| {
         let mut post = client.post(format!("{url}{LEADS}")).bearer_auth(KEY).header("content-type", "application/json");

@@ -64,7 +64,31 @@ async fn an_unsold_lead_says_only_that_there_was_no_buyer() {
         ("unsold".to_owned(), "no_buyer".to_owned(), "null".to_owned())
     );
     assert!(!answer.text.contains("sunny"), "{}", answer.text);
+    let own = gateway.url(&format!("/v1/leads/{}", answer.at("/lead_id")));
+    assert_eq!(gateway.send(gateway.client.get(own).bearer_auth(KEY)).await.text, answer.text);
     gateway.finish().await;
+}
+
+/// What a replay answers is read from the store; what a source that waited is told comes from the attempt itself.
+#[tokio::test]
+async fn a_source_that_waited_and_one_that_asks_again_get_the_same_bytes() {
+    let sold = r#"{"ok":true,"next":"https://thanks.example/?a=1&b=2"}"#;
+    for (number, reply) in [sold, r#"{"ok":true}"#, r#"{"ok":false,"why":"over cap"}"#].into_iter().enumerate() {
+        let (_partner, world) = answering(Behaviour::ok(reply)).await;
+        let gateway = world.start().await;
+        for format in ["application/json", "application/xml"] {
+            let post = || {
+                let post = gateway.client.post(gateway.url(&format!("{LEADS}?wait=20"))).bearer_auth(KEY);
+                let post = post.header("idempotency-key", format).header("accept", format);
+                let body = json!({"email": format!("{}@example.com", &format[12..]), "external_id": "A-17"});
+                gateway.send(post.header("content-type", "application/json").body(body.to_string()))
+            };
+            let (waited, again) = (post().await, post().await);
+            assert_eq!((waited.status, again.status), (200, 200), "{number} {format}: {}", again.text);
+            assert_eq!(waited.text, again.text, "{number} {format}");
+        }
+        gateway.finish().await;
+    }
 }
 
 #[tokio::test]

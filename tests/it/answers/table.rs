@@ -545,3 +545,45 @@ async fn rubbish_on_the_wire_ends_its_connection_and_nothing_else() {
     assert_eq!(leads(&gateway).await, 1);
     gateway.finish().await;
 }
+
+/// The plain spelling is taken by hand, any other by way of the router.
+#[tokio::test]
+async fn a_post_is_answered_alike_however_its_path_is_spelled() {
+    let (_partner, network) = taker().await;
+    let world = World::new(&format!("{network}{OTHERS}"));
+    let gateway = world.start().await;
+    let (json, form) = ("application/json", "application/x-www-form-urlencoded");
+    let posts = [
+        (KEY, json, "{\"email\":\"N@example.com\"}", ""),
+        (KEY, json, "{\"email\":\"waitsN@example.com\"}", "?wait=20"),
+        (KEY, json, "{\"email\":\"testN@example.com\"}", "?test=true"),
+        (KEY, json, "{\"email\":\"nobody\"}", ""),
+        (KEY, json, "{", ""),
+        (KEY, "text/plain", "", ""),
+        (KEY, json, "", "?wait=soon"),
+        ("another-key-than-any", json, "{}", ""),
+        (LENDER_KEY, json, "{}", ""),
+        (FORM_KEY, form, "email=formN%40example.com", ""),
+    ];
+    for (key, kind, body, query) in posts {
+        let mut answers = Vec::new();
+        for (number, campaign) in ["solar", "s%6flar"].into_iter().enumerate() {
+            let body = body.replace('N', &number.to_string());
+            let path = format!("/v1/campaigns/{campaign}/leads{query}");
+            let answer = post(&gateway, &path, key, kind, body).await;
+            assert!(answer.headers.contains_key("x-request-id"), "{path}");
+            let mut shown = answer.json();
+            for own in ["lead_id", "request_id", "received_at"] {
+                if let Some(value) = shown.get_mut(own) {
+                    *value = Value::Bool(value.as_str().is_some_and(|text| !text.is_empty()));
+                }
+            }
+            let mut names: Vec<_> = answer.headers.keys().map(ToString::to_string).collect();
+            names.sort();
+            answers.push((answer.status, shown, names, answer.headers.get("content-type").cloned()));
+        }
+        assert_eq!(answers[0], answers[1], "{key} {kind} {body} {query}");
+    }
+    gateway.eventually("/v1/leads?status=pending", |page| page["items"] == json!([])).await;
+    gateway.finish().await;
+}
