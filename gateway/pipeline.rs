@@ -456,7 +456,7 @@ impl Pipeline {
         self.conclude(
             delivery,
             DeliveryState::Sending,
-            Conclusion { attempt: Some(end), ..Conclusion::of(ending.change) },
+            Conclusion { attempt: Some(Arc::new(end)), ..Conclusion::of(ending.change) },
         )
         .await?;
         Ok(())

@@ -45,7 +45,7 @@ impl Pipeline {
         }
         let ending = decide::after_attempt(&judgement, delivery.had_unknown, entry.contract.on_unknown, again);
         let may_fail_over = ending.may_fail_over && !at_once;
-        let conclusion = Conclusion { attempt: Some(end), may_fail_over, ..Conclusion::of(ending.change) };
+        let conclusion = Conclusion { attempt: Some(Arc::new(end)), may_fail_over, ..Conclusion::of(ending.change) };
         let mut told = false;
         loop {
             match self.conclude(&delivery, DeliveryState::Sending, conclusion.clone()).await {
@@ -116,7 +116,7 @@ impl Pipeline {
                     failpoint::pass("completion.committed");
                     self.give_back(&delivery.partner, given_back);
                     if state == DeliveryState::Queued {
-                        self.wait_again(delivery, due_at, conclusion.attempt.as_ref());
+                        self.wait_again(delivery, due_at, conclusion.attempt.as_deref());
                     }
                     match &move_on.plan {
                         Some((lead, plan)) => self.announce(lead, plan),
@@ -204,7 +204,7 @@ fn sold(delivery: &Delivery, change: &Change) -> Outcome {
 #[derive(Debug, Clone)]
 pub(crate) struct Conclusion {
     pub(super) change: Change,
-    pub(super) attempt: Option<AttemptEnd>,
+    pub(super) attempt: Option<Arc<AttemptEnd>>,
     pub(super) may_fail_over: bool,
     /// A person ended it: nobody else is offered the lead because of that.
     pub(super) by_cancel: bool,

@@ -15,6 +15,7 @@ use crate::model::lead::{LeadReason, LeadStatus};
 use crate::model::limit::PlaceKey;
 use crate::model::money::Amount;
 use jiff::Timestamp;
+use std::sync::Arc;
 
 /// One change of one delivery.
 #[derive(Debug, Clone)]
@@ -31,8 +32,8 @@ pub struct Step {
     pub at: Timestamp,
     /// What it becomes.
     pub change: Change,
-    /// The attempt that ended.
-    pub attempt: Option<AttemptEnd>,
+    /// The attempt that ended. Shared: a step that has to be tried again is made anew, and what was captured is large.
+    pub attempt: Option<Arc<AttemptEnd>>,
     /// What it means for the lead.
     pub then: LeadStep,
     /// Who asked for it, where a person did.

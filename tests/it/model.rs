@@ -403,7 +403,7 @@ impl World {
                 unknown: verdict == Verdict::Unknown,
                 ..Change::to(to)
             },
-            attempt: (one.state == DeliveryState::Sending).then(|| end(one.attempts, verdict)),
+            attempt: (one.state == DeliveryState::Sending).then(|| std::sync::Arc::new(end(one.attempts, verdict))),
             then: LeadStep::Untouched,
             audit: None,
         };

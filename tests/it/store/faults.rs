@@ -488,7 +488,7 @@ async fn a_reply_after_its_attempt_was_given_up_says_what_it_was() {
             let ids = case.queued("a@example.com").await;
             assert_eq!(case.start(ids.1, 1, &[contract(100)]).await, Granted::Go(vec![]));
             let mut lost = case.ended(ids, given_up.clone(), LeadStep::Untouched);
-            let end = lost.attempt.as_mut().unwrap();
+            let end = std::sync::Arc::make_mut(lost.attempt.as_mut().unwrap());
             (end.verdict, end.class) = (Verdict::Unknown, Class::Crash);
             case.step(lost).await;
             if then_resolved {
@@ -507,7 +507,7 @@ async fn a_reply_after_its_attempt_was_given_up_says_what_it_was() {
         let ids = case.queued("b@example.com").await;
         case.start(ids.1, 1, &[]).await;
         let mut lost = case.ended(ids, retried, LeadStep::Untouched);
-        let end = lost.attempt.as_mut().unwrap();
+        let end = std::sync::Arc::make_mut(lost.attempt.as_mut().unwrap());
         (end.verdict, end.class) = (Verdict::Unknown, Class::Crash);
         case.step(lost).await;
         assert_eq!(case.start(ids.1, 2, &[]).await, Granted::Go(vec![]));

@@ -276,7 +276,7 @@ impl Model {
             attempts: delivery.attempts,
             at: case.now(),
             change: Change { verdict: Some(verdict), give_back, unknown, ..Change::to(to) },
-            attempt: sending.then(|| end(delivery.attempts, verdict)),
+            attempt: sending.then(|| std::sync::Arc::new(end(delivery.attempts, verdict))),
             then: then.clone(),
             audit: None,
         };

@@ -318,7 +318,7 @@ async fn work(case: &Case, dice: &mut Dice, one: &mut StoredDelivery) {
     };
     let step = case.ended((one.lead, one.id), change, LeadStep::Untouched);
     let attempt = AttemptEnd { status_code: one.status_code, ..end(1, verdict) };
-    case.step(Step { attempt: Some(attempt), ..step }).await;
+    case.step(Step { attempt: Some(Arc::new(attempt)), ..step }).await;
 }
 
 type Filter<'a> = Box<dyn Fn(&(RequestId, &str, Timestamp)) -> bool + 'a>;

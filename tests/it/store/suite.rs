@@ -140,7 +140,7 @@ impl Case {
             from: DeliveryState::Sending,
             attempts: 1,
             at: self.now(),
-            attempt: Some(end(1, change.verdict.unwrap_or(Verdict::Rejected))),
+            attempt: Some(Arc::new(end(1, change.verdict.unwrap_or(Verdict::Rejected)))),
             change,
             then,
             audit: None,
@@ -681,7 +681,8 @@ pub async fn exchanges_come_back_byte_for_byte(case: Case) {
         let change = Change { verdict: Some(Verdict::Retryable), ..Change::to(DeliveryState::Queued) };
         let mut step = case.ended(ids, change, LeadStep::Untouched);
         step.attempts = number;
-        step.attempt = Some(AttemptEnd { exchange: Some(exchange.clone()), ..end(number, Verdict::Retryable) });
+        step.attempt =
+            Some(Arc::new(AttemptEnd { exchange: Some(exchange.clone()), ..end(number, Verdict::Retryable) }));
         assert_eq!(case.step(step).await, Stepped::Done(Vec::new()));
     }
     case.reopen();
@@ -795,7 +796,7 @@ pub async fn retention_drops_whole_days_and_keeps_what_is_unfinished(case: Case)
             response: None,
         };
         let mut step = case.ended(ids, Change { reference: Some("REF".to_owned()), ..sold() }, LeadStep::Sold);
-        step.attempt = Some(AttemptEnd { exchange: Some(exchange), ..end(1, Verdict::Accepted) });
+        step.attempt = Some(Arc::new(AttemptEnd { exchange: Some(exchange), ..end(1, Verdict::Accepted) }));
         case.step(step).await;
     };
     let finished = case.queued("finished@example.com").await;
