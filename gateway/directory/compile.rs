@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use jiff::tz::TimeZone;
 
 use super::{CampaignEntry, ContractEntry, Fault, Network, ResourceSet, SourceEntry};
@@ -267,7 +268,7 @@ fn source_entry(source: &Source, set: &ResourceSet, before: Option<&Network>, fa
         Some(old) => old.pace.clone(),
         None => source.rate.map(|rate| Arc::new(Pace::with_bursts(rate, clock::instant()))),
     };
-    Some(SourceEntry { source: source.clone(), payout: payout.ok()?, pace })
+    Some(SourceEntry { source: source.clone(), payout: payout.ok()?, pace, present: ArcSwapOption::empty() })
 }
 
 fn key_ring(set: &ResourceSet, faults: &Faults) -> auth::KeyRing {

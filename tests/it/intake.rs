@@ -5,6 +5,7 @@ mod fields;
 mod headers;
 mod identity;
 mod lists;
+mod places;
 
 use lead_gateway::intake::Rules;
 use lead_gateway::model::campaign::Campaign;
