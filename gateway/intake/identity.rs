@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::lead::{FieldValue, Fields, Meta};
+use crate::model::phone::Region;
 
 use super::validate::{self, FieldRule, Items, Kind, Rules};
 
@@ -113,7 +114,7 @@ pub fn normalise_lookup(kind: &str, text: &str, region: Option<&str>) -> Option<
     let text = text.trim();
     match kind {
         EMAIL => validate::email::normalise(text).map(|address| address.to_lowercase()),
-        PHONE => validate::phone::normalise(text, region.and_then(validate::phone::Region::new).as_ref()),
+        PHONE => validate::phone::normalise(text, region.and_then(Region::new)),
         _ => (!text.is_empty()).then(|| text.to_owned()),
     }
 }

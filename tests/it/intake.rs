@@ -5,6 +5,7 @@ mod fields;
 mod headers;
 mod identity;
 mod lists;
+mod phones;
 mod places;
 
 use lead_gateway::intake::Rules;

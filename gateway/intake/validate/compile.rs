@@ -10,10 +10,10 @@ use crate::model::campaign::{Campaign, Field, FieldType, Scalar};
 use crate::model::lead::Meta;
 
 use super::kind::{self, Bounds, Kind};
-use super::phone::{Region, is_country};
 use super::{FieldRule, Items, ListRule, MAX_TEXT, Rules};
 use crate::intake::lists::Lists;
 use crate::intake::posted::{MAX_ENTRIES, MAX_NAME};
+use crate::model::phone::{Region, is_country};
 
 /// Entries of a list that says nothing else.
 const USUAL_ENTRIES: usize = 100;

@@ -9,8 +9,8 @@ use url::Url;
 
 use crate::model::lead::FieldValue;
 
-use super::phone::Region;
 use super::{Code, Wrong, email, phone, postcode};
+use crate::model::phone::Region;
 
 /// A field's type with what it needs to read a value.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Kind {
             Self::Email => {
                 email::normalise(&text).ok_or_else(|| wrong("must be an e-mail address, such as name@example.com"))?
             }
-            Self::Phone(region) => phone::normalise(&text, region.as_ref()).ok_or_else(|| match region {
+            Self::Phone(region) => phone::normalise(&text, *region).ok_or_else(|| match region {
                 Some(region) => {
                     (Code::Type, format!("must be a valid telephone number, of {region} or with its country code"))
                 }
