@@ -88,8 +88,8 @@ impl Number {
         Some(Self {
             code: number.code().value(),
             national: number.national().to_string(),
-            carrier: number.carrier().map(|carrier| carrier.to_string()),
-            extension: number.extension().map(|extension| extension.to_string()),
+            carrier: number.carrier().map(ToString::to_string),
+            extension: number.extension().map(ToString::to_string),
         })
     }
 
