@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -151,14 +151,24 @@ impl CampaignEntry {
         &self.routed
     }
 
-    /// What a lead of `source` takes of the campaign's and the source's limits.
+    /// What a lead of `source`, which is one of the campaign's, takes of the campaign's and the source's limits.
     #[must_use]
     pub fn places(&self, source: &SourceEntry, now: Timestamp) -> Vec<Place> {
-        let of = |kind, id: &str, owner| limits::places(kind, id, owner, &self.timezone, now).map(|(place, _)| place);
+        if let Some(present) = &*source.present.load()
+            && (present.from..present.until).contains(&now)
+        {
+            return present.places.clone();
+        }
+        let of = |kind, id: &str, owner| limits::places(kind, id, owner, &self.timezone, now);
         let sources = of(OwnerKind::Source, source.source.id.as_str(), &source.source.limits);
         let campaigns = of(OwnerKind::Campaign, self.campaign.id.as_str(), &self.campaign.limits);
+        let ends = sources.iter().chain(&campaigns).filter_map(|(_, ends)| *ends);
+        let until = ends.min().unwrap_or(Timestamp::MAX);
         // The longest period first: where several are full, the source is told of the one that opens last.
-        sources.into_iter().zip(campaigns).rev().flat_map(<[Place; 2]>::from).collect()
+        let pairs = sources.into_iter().zip(campaigns).rev();
+        let places: Vec<Place> = pairs.flat_map(|((source, _), (campaign, _))| [source, campaign]).collect();
+        source.present.store(Some(Arc::new(PresentPlaces { from: now, until, places: places.clone() })));
+        places
     }
 
     /// Which limit `key` is, and when it opens.
@@ -228,6 +238,15 @@ pub struct SourceEntry {
     /// Its counters.
     pub counts: Counts,
     pace: Option<Arc<Pace>>,
+    present: ArcSwapOption<PresentPlaces>,
+}
+
+/// What each lead of a source takes, from an instant until a period ends.
+#[derive(Debug)]
+struct PresentPlaces {
+    from: Timestamp,
+    until: Timestamp,
+    places: Vec<Place>,
 }
 
 impl SourceEntry {

@@ -19,6 +19,7 @@ mod form;
 mod json;
 mod lists;
 mod multipart;
+mod names;
 mod posted;
 mod xml;
 
@@ -117,7 +118,7 @@ impl Malformed {
 ///
 /// # Errors
 /// As there.
-pub fn parse(format: Format, body: &[u8]) -> Result<Posted, Malformed> {
+pub fn parse(format: Format, body: &[u8]) -> Result<Posted<'_>, Malformed> {
     parse_with(format, body, &Lists::default())
 }
 
@@ -130,12 +131,12 @@ impl Rules {
     ///
     /// # Errors
     /// When the body is not well-formed, passes a bound, or gives a name twice that is not a list's.
-    pub fn parse(&self, format: Format, body: &[u8]) -> Result<Posted, Malformed> {
+    pub fn parse<'b>(&self, format: Format, body: &'b [u8]) -> Result<Posted<'b>, Malformed> {
         parse_with(format, body, self.list_names())
     }
 }
 
-fn parse_with(format: Format, body: &[u8], lists: &Lists) -> Result<Posted, Malformed> {
+fn parse_with<'b>(format: Format, body: &'b [u8], lists: &Lists) -> Result<Posted<'b>, Malformed> {
     let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
     match format {
         Format::Json => json::parse(utf8(body)?, lists),

@@ -45,6 +45,7 @@ pub mod lead;
 pub mod limit;
 pub mod money;
 pub mod partner;
+pub mod phone;
 pub mod schedule;
 pub mod secret;
 pub mod source;

@@ -152,7 +152,12 @@ fn authenticate(network: &Network, arrival: &Arrival, received: Option<&Received
 }
 
 /// Reads a body for the campaign that it was posted to, if there is one: a list is known by its campaign.
-fn read(network: &Network, campaign: &str, format: Format, body: &[u8]) -> Result<intake::Posted, Malformed> {
+fn read<'b>(
+    network: &Network,
+    campaign: &str,
+    format: Format,
+    body: &'b [u8],
+) -> Result<intake::Posted<'b>, Malformed> {
     match campaign.parse::<CampaignId>().ok().and_then(|id| network.campaign(&id)) {
         Some(campaign) => campaign.rules.parse(format, body),
         None => intake::parse(format, body),

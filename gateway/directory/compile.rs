@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use jiff::tz::TimeZone;
 
 use super::{CampaignEntry, ContractEntry, Fault, Network, ResourceSet, SourceEntry};
@@ -269,7 +270,8 @@ fn source_entry(source: &Source, set: &ResourceSet, before: Option<&Network>, fa
         Some(old) => old.pace.clone(),
         None => source.rate.map(|rate| Arc::new(Pace::with_bursts(rate, clock::instant()))),
     };
-    Some(SourceEntry { source: source.clone(), payout: payout.ok()?, counts: Counts::default(), pace })
+    let counts = Counts::default();
+    Some(SourceEntry { source: source.clone(), payout: payout.ok()?, counts, pace, present: ArcSwapOption::empty() })
 }
 
 fn key_ring(set: &ResourceSet, faults: &Faults) -> auth::KeyRing {

@@ -1,8 +1,10 @@
 //! By what a lead is recognised: the texts that dedupe rules compare, and those by which staff find it again.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::lead::{FieldValue, Fields, Meta};
+use crate::model::phone::Region;
 
 use super::validate::{self, FieldRule, Items, Kind, Rules};
 
@@ -43,11 +45,15 @@ impl Rules {
         let key = |(rule, (names, window)): (usize, &(Vec<String>, Duration))| {
             let mut text = String::new();
             for name in names {
-                let value = fields.get(name)?.to_string();
-                let value =
-                    if self.is(name, |kind| matches!(kind, Kind::Email)) { value.to_lowercase() } else { value };
+                let value = match fields.get(name)? {
+                    FieldValue::Text(value) if self.is(name, |kind| matches!(kind, Kind::Email)) => {
+                        Cow::Owned(value.to_lowercase())
+                    }
+                    FieldValue::Text(value) => Cow::Borrowed(value.as_str()),
+                    value => Cow::Owned(value.to_string()),
+                };
                 // Neither names nor values can hold these two controls, so different parts never join to one text.
-                text.extend([name.as_str(), "\u{1f}", value.as_str(), "\u{1e}"]);
+                text.extend([name.as_str(), "\u{1f}", &value, "\u{1e}"]);
             }
             Some(DedupeKey { rule, window: *window, text })
         };
@@ -60,20 +66,14 @@ impl Rules {
     #[must_use]
     pub fn lookup_keys(&self, fields: &Fields, meta: &Meta) -> Vec<(&'static str, String)> {
         let mut keys = Vec::new();
-        let mut find = |rule: &FieldRule, value: &FieldValue| {
-            if keys.len() >= MAX_LOOKUPS {
-                return;
-            }
-            match rule.kind {
-                Kind::Email => {
-                    keys.extend(normalise_lookup(EMAIL, &value.to_string(), None).map(|value| (EMAIL, value)));
-                }
-                // E.164 since it was taken; to look a number up in the numbering plans takes longer than all else here.
-                Kind::Phone(_) => keys.push((PHONE, value.to_string())),
-                _ => {}
-            }
+        // Each value was normalised when it was taken; to do it again would take longer than all else here.
+        let mut find = |rule: &FieldRule, value: &FieldValue| match (&rule.kind, value) {
+            _ if keys.len() >= MAX_LOOKUPS => {}
+            (Kind::Email, FieldValue::Text(address)) => keys.push((EMAIL, address.to_lowercase())),
+            (Kind::Phone(_), FieldValue::Text(number)) => keys.push((PHONE, number.clone())),
+            _ => {}
         };
-        for rule in &self.fields {
+        for rule in self.fields.iter().filter(|rule| matches!(rule.kind, Kind::Email | Kind::Phone(_))) {
             if let Some(value) = fields.get(&rule.name) {
                 find(rule, value);
             }
@@ -113,7 +113,7 @@ pub fn normalise_lookup(kind: &str, text: &str, region: Option<&str>) -> Option<
     let text = text.trim();
     match kind {
         EMAIL => validate::email::normalise(text).map(|address| address.to_lowercase()),
-        PHONE => validate::phone::normalise(text, region.and_then(validate::phone::Region::new).as_ref()),
+        PHONE => validate::phone::normalise(text, region.and_then(Region::new)),
         _ => (!text.is_empty()).then(|| text.to_owned()),
     }
 }

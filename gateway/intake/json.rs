@@ -1,6 +1,7 @@
 //! JSON bodies (RFC 8259). Objects are read one level at a time into raw members, so that a number keeps its digits
 //! (`12.10` stays `12.10`) and a name given twice is seen.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -10,102 +11,105 @@ use super::lists::Lists;
 use super::posted::{Collector, MAX_ENTRIES, MAX_FIELDS, MAX_NAME, Posted, PostedValue};
 use super::{MAX_DEPTH, Malformed};
 
-pub(super) fn parse(body: &str, lists: &Lists) -> Result<Posted, Malformed> {
+pub(super) fn parse<'b>(body: &'b str, lists: &Lists) -> Result<Posted<'b>, Malformed> {
     let text = body.trim_start_matches([' ', '\t', '\r', '\n']);
     if !text.starts_with('{') {
         let message = if text.is_empty() { "the body is empty" } else { "the body must be a JSON object: {…}" };
         return Err(Malformed::at(body.as_bytes(), body.len() - text.len(), message));
     }
-    let mut walk = Walk { body, path: String::new(), collector: Collector::new(lists) };
-    walk.object(text, 1)?;
+    let mut walk = Walk { body, collector: Collector::new(lists) };
+    walk.object(text, "", 1)?;
     Ok(walk.collector.finish())
 }
 
-struct Walk<'a> {
-    body: &'a str,
-    /// The dotted name of where we are.
-    path: String,
-    collector: Collector<'a>,
+struct Walk<'a, 'b> {
+    body: &'b str,
+    collector: Collector<'a, 'b>,
 }
 
-impl<'a> Walk<'a> {
-    /// Reads the members of the object that `text`, a part of the body, is.
-    fn object(&mut self, text: &'a str, depth: usize) -> Result<(), Malformed> {
+impl<'b> Walk<'_, 'b> {
+    /// Reads the members of the object that `text`, a part of the body, is; `parent` is its dotted name.
+    fn object(&mut self, text: &'b str, parent: &str, depth: usize) -> Result<(), Malformed> {
         if depth > MAX_DEPTH {
             return Err(self.fault(text, format!("objects within each other more than {MAX_DEPTH} deep")));
         }
         let Members(members) = serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?;
-        let parent = self.path.len();
-        for (name, value) in members {
+        self.collector.expect(members.len());
+        for (Name(name), value) in members {
             let value = value.get();
             if name.is_empty() {
                 return Err(self.fault(value, "a field has no name; give it one"));
             }
-            if parent > 0 {
-                self.path.push('.');
-            }
-            self.path.push_str(&name);
-            self.collector.name(&self.path).map_err(|message| self.fault(value, message))?;
-            self.member(value, depth)?;
-            self.path.truncate(parent);
+            let name = if parent.is_empty() { name } else { Cow::Owned(format!("{parent}.{name}")) };
+            self.collector.name(name.clone()).map_err(|message| self.fault(value, message))?;
+            self.member(value, name, depth)?;
         }
         Ok(())
     }
 
-    fn member(&mut self, text: &'a str, depth: usize) -> Result<(), Malformed> {
-        if self.collector.lists.holds(&self.path).is_some() {
-            return self.list(text, depth);
+    fn member(&mut self, text: &'b str, name: Cow<'b, str>, depth: usize) -> Result<(), Malformed> {
+        if self.collector.lists.holds(&name).is_some() {
+            return self.list(text, &name, depth);
         }
         if text.starts_with('{') {
-            return self.object(text, depth + 1);
+            return self.object(text, &name, depth + 1);
         }
         if let Some(value) = self.scalar(text)? {
-            self.collector.value(&self.path, value);
+            self.collector.value(name, value);
         }
         Ok(())
     }
 
     /// A value that is no object; `None` for null.
-    fn scalar(&self, text: &'a str) -> Result<Option<PostedValue>, Malformed> {
+    fn scalar(&self, text: &'b str) -> Result<Option<PostedValue<'b>>, Malformed> {
         Ok(Some(match text.as_bytes().first() {
             Some(b'n') => return Ok(None),
             Some(b'[') => PostedValue::List(Vec::new()),
             Some(b't') => PostedValue::Boolean(true),
             Some(b'f') => PostedValue::Boolean(false),
-            Some(b'"') => PostedValue::Text(serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?),
-            _ => PostedValue::Number(text.to_owned()),
+            Some(b'"') => PostedValue::Text(self.string(text)?),
+            _ => PostedValue::Number(Cow::Borrowed(text)),
         }))
     }
 
+    /// The text that a string, which was found well-formed, stands for.
+    fn string(&self, text: &'b str) -> Result<Cow<'b, str>, Malformed> {
+        let within = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        match within {
+            Some(plain) if memchr::memchr(b'\\', plain.as_bytes()).is_none() => Ok(Cow::Borrowed(plain)),
+            _ => serde_json::from_str(text).map(Cow::Owned).map_err(|error| self.syntax(text, &error)),
+        }
+    }
+
     /// The value of a list field: an array, or its only entry.
-    fn list(&mut self, text: &'a str, depth: usize) -> Result<(), Malformed> {
+    fn list(&mut self, text: &'b str, list: &str, depth: usize) -> Result<(), Malformed> {
         if !text.starts_with('[') {
-            return self.entry(0, text, depth);
+            return self.entry(list, 0, text, depth);
         }
         let Entries(entries) = serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?;
         for (at, entry) in entries.into_iter().enumerate() {
-            self.entry(at, entry.get(), depth + 1)?;
+            self.entry(list, at, entry.get(), depth + 1)?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, at: usize, text: &'a str, depth: usize) -> Result<(), Malformed> {
+    fn entry(&mut self, list: &str, at: usize, text: &'b str, depth: usize) -> Result<(), Malformed> {
         if text.starts_with('{') {
-            return self.group(at, "", text, depth + 1);
+            return self.group((list, at), "", text, depth + 1);
         }
         let Some(value) = self.scalar(text)? else { return Ok(()) };
-        self.keep(at, None, value, text)
+        self.keep((list, at), None, value, text)
     }
 
     /// The members of an entry; objects within it make dotted names.
-    fn group(&mut self, at: usize, within: &str, text: &'a str, depth: usize) -> Result<(), Malformed> {
+    fn group(&mut self, at: (&str, usize), within: &str, text: &'b str, depth: usize) -> Result<(), Malformed> {
         if depth > MAX_DEPTH {
             return Err(self.fault(text, format!("objects within each other more than {MAX_DEPTH} deep")));
         }
         let Members(members) = serde_json::from_str(text).map_err(|error| self.syntax(text, &error))?;
-        for (name, value) in members {
+        for (Name(name), value) in members {
             let text = value.get();
-            let name = if within.is_empty() { name } else { format!("{within}.{name}") };
+            let name = if within.is_empty() { name } else { Cow::Owned(format!("{within}.{name}")) };
             if name.len() > 4 * MAX_NAME {
                 return Err(self.fault(text, format!("a field's name is longer than {MAX_NAME} characters")));
             }
@@ -118,8 +122,14 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn keep(&mut self, at: usize, member: Option<&str>, value: PostedValue, text: &str) -> Result<(), Malformed> {
-        let kept = self.collector.entry(&self.path, Some(at), member, value);
+    fn keep(
+        &mut self,
+        (list, at): (&str, usize),
+        member: Option<&str>,
+        value: PostedValue<'b>,
+        text: &str,
+    ) -> Result<(), Malformed> {
+        let kept = self.collector.entry(list, Some(at), member, value);
         kept.map(drop).map_err(|message| self.fault(text, message))
     }
 
@@ -174,7 +184,7 @@ impl<'de> Deserialize<'de> for Entries<'de> {
 }
 
 /// The members of one object, in their order, with each value's text as it stands in the body.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+struct Members<'a>(Vec<(Name<'a>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -187,7 +197,8 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
+                // As many as leads have.
+                let mut members = Vec::with_capacity(32);
                 while let Some(member) = map.next_entry()? {
                     if members.len() == MAX_FIELDS {
                         return Err(de::Error::custom(format_args!("more than {MAX_FIELDS} fields")));
@@ -198,5 +209,30 @@ impl<'de> Deserialize<'de> for Members<'de> {
             }
         }
         deserializer.deserialize_map(Object)
+    }
+}
+
+/// A member's name: a part of the body, unless it is written with escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, name: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }

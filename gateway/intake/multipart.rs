@@ -3,6 +3,8 @@
 //! The whole body is at hand and what is wrong with it is told with line and column, which the streaming parsers
 //! (multer, which axum uses) cannot do; what is left without files is a search for the boundary and two headers.
 
+use std::borrow::Cow;
+
 use memchr::memmem;
 
 use super::lists::Lists;
@@ -46,7 +48,7 @@ impl std::fmt::Debug for Boundary {
     }
 }
 
-pub(super) fn parse(body: &[u8], boundary: Boundary, lists: &Lists) -> Result<Posted, Malformed> {
+pub(super) fn parse<'b>(body: &'b [u8], boundary: Boundary, lists: &Lists) -> Result<Posted<'b>, Malformed> {
     let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
     let finder = memmem::Finder::new(&delimiter);
     let fault = |at: usize, message: &str| Malformed::at(body, at, message);
@@ -83,7 +85,7 @@ pub(super) fn parse(body: &[u8], boundary: Boundary, lists: &Lists) -> Result<Po
             let text = std::str::from_utf8(content).map_err(|error| {
                 fault(content_at + error.valid_up_to(), "a value is not UTF-8; encode the form as UTF-8")
             })?;
-            collector.form_field(&name, text.to_owned()).map_err(|message| fault(at, &message))?;
+            collector.form_field(Cow::Owned(name), Cow::Borrowed(text)).map_err(|message| fault(at, &message))?;
         }
         at = end + delimiter.len();
     }

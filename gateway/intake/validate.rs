@@ -8,6 +8,7 @@ pub(super) mod email;
 pub(super) mod phone;
 mod postcode;
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::model::lead::{FieldValue, Fields, Meta};
 use crate::model::words;
 
 use super::lists::Lists;
+use super::names::NameMap;
 use super::posted::{Posted, PostedValue};
 
 pub use compile::RuleFault;
@@ -81,6 +83,8 @@ pub struct Rules {
     pub(super) fields: Vec<FieldRule>,
     /// Lists, by name, in order.
     pub(super) lists: Vec<ListRule>,
+    /// Where each field stands in `fields`, or behind those in `lists`.
+    positions: NameMap<String, usize>,
     /// The same for parsers.
     list_names: Lists,
     unknown: UnknownFields,
@@ -109,45 +113,42 @@ impl Rules {
     /// # Errors
     /// Everything that is wrong with it at once: metadata first, then declared fields by name (lists after the others),
     /// then unknown ones.
-    pub fn validate(&self, posted: Posted) -> Result<Valid, Vec<FieldError>> {
+    pub fn validate(&self, posted: Posted<'_>) -> Result<Valid, Vec<FieldError>> {
         let mut errors = posted.faults;
-        let mut fields = Fields::new();
-        let mut declared = vec![None; self.fields.len()];
-        let mut lists = vec![None; self.lists.len()];
-        let mut unknown_errors = Vec::new();
+        let mut taken = Vec::with_capacity(self.fields.len() + self.lists.len());
+        let mut declared = vec![None; self.fields.len() + self.lists.len()];
+        let mut unknown = Vec::new();
         for (name, value) in posted.fields {
-            if let Ok(at) = self.fields.binary_search_by(|rule| rule.name.as_str().cmp(&name)) {
-                // `at` is a position in `fields`, and `declared` is as long.
-                declared[at] = Some(value);
-            } else if let Ok(at) = self.lists.binary_search_by(|rule| rule.name.as_str().cmp(&name)) {
-                // … and so with `lists`.
-                lists[at] = Some(value);
-            } else {
-                match read_unknown(self.unknown, value) {
-                    Ok(Some(value)) => {
-                        fields.insert(name, value);
-                    }
-                    Ok(None) => {}
-                    Err((code, message)) => unknown_errors.push(FieldError { field: name, code, message }),
-                }
+            match self.positions.get(&*name).and_then(|at| declared.get_mut(*at)) {
+                Some(place) => *place = Some(value),
+                None => unknown.push((name, value)),
             }
         }
+        let lists = declared.split_off(self.fields.len());
         for (rule, value) in self.fields.iter().zip(declared) {
             match rule.take(value) {
-                Ok(Some(value)) => {
-                    fields.insert(rule.name.clone(), value);
-                }
+                Ok(Some(value)) => taken.push((rule.name.clone(), value)),
                 Ok(None) => {}
                 Err((code, message)) => errors.push(FieldError { field: rule.name.clone(), code, message }),
             }
         }
         for (rule, value) in self.lists.iter().zip(lists) {
             if let Some(value) = rule.take(value, self.unknown, &mut errors) {
-                fields.insert(rule.name.clone(), value);
+                taken.push((rule.name.clone(), value));
             }
         }
-        errors.append(&mut unknown_errors);
-        if errors.is_empty() { Ok(Valid { fields, meta: posted.meta, test: posted.test }) } else { Err(errors) }
+        for (name, value) in unknown {
+            match read_unknown(self.unknown, value) {
+                Ok(Some(value)) => taken.push((name.into_owned(), value)),
+                Ok(None) => {}
+                Err((code, message)) => errors.push(FieldError { field: name.into_owned(), code, message }),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        // Nearly in order, and so put together at once.
+        Ok(Valid { fields: taken.into_iter().collect(), meta: posted.meta, test: posted.test })
     }
 
     pub(super) fn list_names(&self) -> &Lists {
@@ -156,24 +157,23 @@ impl Rules {
 
     /// Whether a field is declared with such a type.
     pub(super) fn is(&self, name: &str, such: impl FnOnce(&Kind) -> bool) -> bool {
-        let at = self.fields.binary_search_by(|rule| rule.name.as_str().cmp(name));
-        at.ok().and_then(|at| self.fields.get(at)).is_some_and(|rule| such(&rule.kind))
+        self.positions.get(name).and_then(|at| self.fields.get(*at)).is_some_and(|rule| such(&rule.kind))
     }
 }
 
 /// The text of a field that is not declared.
-fn read_unknown(unknown: UnknownFields, value: PostedValue) -> Result<Option<FieldValue>, Wrong> {
+fn read_unknown(unknown: UnknownFields, value: PostedValue<'_>) -> Result<Option<FieldValue>, Wrong> {
     if unknown == UnknownFields::Refuse {
         return Err((Code::Unknown, "is not a field of this campaign, which takes no others".to_owned()));
     }
     let Some(text) = value.into_text()? else { return Ok(None) };
     check_length(&text, &(0..=MAX_TEXT))?;
-    Ok(Some(FieldValue::Text(text)))
+    Ok(Some(FieldValue::Text(text.into_owned())))
 }
 
 impl FieldRule {
     /// The value a lead has in this field: as posted, or the default.
-    fn take(&self, value: Option<PostedValue>) -> Result<Option<FieldValue>, Wrong> {
+    fn take(&self, value: Option<PostedValue<'_>>) -> Result<Option<FieldValue>, Wrong> {
         let text = value.map_or(Ok(None), PostedValue::into_text)?;
         match text {
             Some(text) => self.read(text).map(Some),
@@ -184,7 +184,7 @@ impl FieldRule {
     }
 
     /// A trimmed text that is not empty → the normalised value.
-    fn read(&self, text: String) -> Result<FieldValue, Wrong> {
+    fn read(&self, text: Cow<'_, str>) -> Result<FieldValue, Wrong> {
         let value = self.kind.read(text)?;
         if let FieldValue::Text(text) = &value {
             check_length(text, &self.length)?;

@@ -4,6 +4,8 @@
 //! references, what stands outside the root, and attributes that are never used must still be well-formed
 //! (XML 1.0, fifth edition). No DTD is accepted, so no entity beyond the five predefined ones exists.
 
+use std::borrow::Cow;
+
 use quick_xml::Reader;
 use quick_xml::errors::{Error, IllFormedError};
 use quick_xml::escape::{resolve_xml_entity, unescape};
@@ -16,7 +18,7 @@ use super::{MAX_DEPTH, Malformed};
 /// Attributes of one element. They are compared with each other, so their number must be small.
 const MAX_ATTRIBUTES: usize = 64;
 
-pub(super) fn parse(body: &str, lists: &Lists) -> Result<Posted, Malformed> {
+pub(super) fn parse<'b>(body: &'b str, lists: &Lists) -> Result<Posted<'b>, Malformed> {
     if let Some((offset, _)) = body.char_indices().find(|(_, c)| !is_char(*c)) {
         return Err(Malformed::at(body.as_bytes(), offset, "a character that XML does not allow"));
     }
@@ -39,7 +41,7 @@ pub(super) fn parse(body: &str, lists: &Lists) -> Result<Posted, Malformed> {
     }
 }
 
-struct Walk<'a> {
+struct Walk<'a, 'b> {
     /// The open elements, the root first.
     open: Vec<Element>,
     /// The dotted name of where we are, without the root. Within a list it stays that of the list.
@@ -48,7 +50,7 @@ struct Walk<'a> {
     list: Option<List>,
     /// Whether the root was seen.
     rooted: bool,
-    collector: Collector<'a>,
+    collector: Collector<'a, 'b>,
 }
 
 /// A list field's element. It is an entry itself, and stands once for each; or it is a wrapper of entries, whatever
@@ -75,7 +77,7 @@ struct Element {
     text: String,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Walk<'a, '_> {
     fn new(lists: &'a Lists) -> Self {
         let collector = Collector::new(lists);
         Self { open: Vec::new(), path: String::new(), list: None, rooted: false, collector }
@@ -141,7 +143,7 @@ impl<'a> Walk<'a> {
         if self.list.is_some() {
             self.close_in_list(&element.tag, leaf)?;
         } else if let (false, Some(text)) = (is_root, leaf) {
-            self.collector.value(&self.path, PostedValue::Text(text));
+            self.collector.value(Cow::Owned(self.path.clone()), PostedValue::Text(Cow::Owned(text)));
         }
         self.path.truncate(element.parent);
         Ok(())
@@ -162,7 +164,9 @@ impl<'a> Walk<'a> {
             self.path.push('.');
         }
         self.path.push_str(name);
-        let Some(holds) = self.collector.lists.holds(&self.path) else { return self.collector.name(&self.path) };
+        let Some(holds) = self.collector.lists.holds(&self.path) else {
+            return self.collector.name(Cow::Owned(self.path.clone()));
+        };
         self.list = Some(List { holds, level, own: None, inner: None, wraps: false });
         self.collector.list_name(&self.path)
     }
@@ -173,7 +177,7 @@ impl<'a> Walk<'a> {
         let local = tag.rsplit(':').next().unwrap_or(tag);
         // The element was taken off already.
         let below = self.open.len() + 1 - list.level;
-        let value = leaf.map(PostedValue::Text);
+        let value = leaf.map(|text| PostedValue::Text(Cow::Owned(text)));
         match (below, list.holds) {
             (0, _) => {
                 if let Some(value) = value {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Index;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::id::{CampaignId, ContractId, LeadId, PartnerId, SourceId};
 
@@ -55,8 +57,134 @@ impl fmt::Debug for FieldValue {
     }
 }
 
-/// A lead's fields by name; nested ones are dotted (`address.city`).
-pub type Fields = BTreeMap<String, FieldValue>;
+/// A lead's fields by name, in the order of their names; nested ones are dotted (`address.city`).
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Fields(Vec<(String, FieldValue)>);
+
+impl Fields {
+    /// None.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn position(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.as_str().cmp(name))
+    }
+
+    /// The value of a field.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&FieldValue> {
+        self.position(name).ok().and_then(|at| self.0.get(at)).map(|(_, value)| value)
+    }
+
+    /// Whether a field has a value.
+    #[must_use]
+    pub fn contains_key(&self, name: &str) -> bool {
+        self.position(name).is_ok()
+    }
+
+    /// Gives a field a value, in place of the one that it had.
+    pub fn insert(&mut self, name: String, value: FieldValue) {
+        match self.position(&name) {
+            // A position that was just found.
+            Ok(at) => self.0[at].1 = value,
+            Err(at) => self.0.insert(at, (name, value)),
+        }
+    }
+
+    /// Every field with its value.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&String, &FieldValue)> + Clone {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+}
+
+impl Index<&str> for Fields {
+    type Output = FieldValue;
+
+    /// As of a map: for those who know that the field has a value.
+    #[expect(clippy::expect_used, reason = "what indexing is")]
+    fn index(&self, name: &str) -> &FieldValue {
+        self.get(name).expect("the field has a value")
+    }
+}
+
+impl FromIterator<(String, FieldValue)> for Fields {
+    /// Of a name that comes twice the last value counts.
+    fn from_iter<I: IntoIterator<Item = (String, FieldValue)>>(fields: I) -> Self {
+        let mut fields: Vec<_> = fields.into_iter().collect();
+        if fields.is_sorted_by(|(one, _), (next, _)| one < next) {
+            return Self(fields);
+        }
+        // Stable, so that of equal names the last comes first once it is turned round.
+        fields.sort_by(|(one, _), (other, _)| one.cmp(other));
+        fields.reverse();
+        fields.dedup_by(|(one, _), (kept, _)| one == kept);
+        fields.reverse();
+        Self(fields)
+    }
+}
+
+impl<const N: usize> From<[(String, FieldValue); N]> for Fields {
+    fn from(fields: [(String, FieldValue); N]) -> Self {
+        fields.into_iter().collect()
+    }
+}
+
+impl IntoIterator for Fields {
+    type Item = (String, FieldValue);
+    type IntoIter = std::vec::IntoIter<(String, FieldValue)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Named;
+        impl<'de> Visitor<'de> for Named {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(fields.into_iter().collect())
+            }
+        }
+        deserializer.deserialize_map(Named)
+    }
+}
 
 /// What came with a lead beside its fields.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -62,7 +62,7 @@ fn lead(lead: &Lead, own: &Own, uses: &Uses, masking: bool) -> Map<String, Json>
     if uses.whole_lead {
         let mut all: Map<String, Json> =
             lead.fields.iter().map(|(name, given)| (name.clone(), value(name, given))).collect();
-        for name in uses.lists.iter().filter(|name| !lead.fields.contains_key(*name)) {
+        for name in uses.lists.iter().filter(|name| !lead.fields.contains_key(name)) {
             all.insert(name.clone(), absent(name));
         }
         return all;

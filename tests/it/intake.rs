@@ -5,6 +5,8 @@ mod fields;
 mod headers;
 mod identity;
 mod lists;
+mod phones;
+mod places;
 
 use lead_gateway::intake::Rules;
 use lead_gateway::model::campaign::Campaign;

@@ -59,6 +59,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("csv", &["cli/import"]),
     ("rustix", &["clock", "failpoint"]),
+    ("phonenumber", &["model/phone"]),
     ("axum", &["api", "app/control", "cli/demo", "web"]),
 ];
 

@@ -43,7 +43,8 @@ pub fn renderer(set: &ResourceSet, contract: &Contract) -> Renderer {
 /// The sample lead of a contract's campaign, as a source would post it.
 fn sample_lead(set: &ResourceSet, contract: &Contract) -> Lead {
     let path = root().join(format!("config/network/examples/leads/{}.json", contract.campaign));
-    let posted = intake::parse(Format::Json, &std::fs::read(path).unwrap()).unwrap();
+    let body = std::fs::read(path).unwrap();
+    let posted = intake::parse(Format::Json, &body).unwrap();
     let rules = intake::Rules::compile(&set.campaigns[&contract.campaign]).unwrap();
     let mut valid = rules.validate(posted).unwrap_or_else(|errors| panic!("{errors:#?}"));
     valid.meta.ip = Some("203.0.113.9".to_owned());

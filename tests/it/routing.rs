@@ -4,8 +4,6 @@ mod advance;
 mod filters;
 mod order;
 
-use std::collections::BTreeMap;
-
 use lead_gateway::model::campaign::Campaign;
 use lead_gateway::model::id::LeadId;
 use lead_gateway::model::lead::{FieldValue, Lead, Meta};
@@ -44,7 +42,7 @@ pub fn lead(fields: &[(&str, FieldValue)]) -> Lead {
         source: "acme-solar".parse().unwrap(),
         received_at: "2026-11-21T09:30:00Z".parse().unwrap(),
         test: false,
-        fields: fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect::<BTreeMap<_, _>>(),
+        fields: fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
         meta: Meta::default(),
     }
 }

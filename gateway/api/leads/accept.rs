@@ -35,7 +35,7 @@ const AGAIN_AFTER: u64 = 2;
 /// What was read of a post, or of a line.
 pub(super) struct Read<'a> {
     pub(super) request: RequestId,
-    pub(super) posted: intake::Posted,
+    pub(super) posted: intake::Posted<'a>,
     /// The bytes as they came.
     pub(super) body: &'a Bytes,
     /// The room that they take up.

@@ -116,10 +116,10 @@ impl Refused<'_> {
 }
 
 /// Adds the texts in a value to `secrets`; whether all of them can be found by it.
-fn add_values(value: &PostedValue, secrets: &mut Vec<String>) -> bool {
+fn add_values(value: &PostedValue<'_>, secrets: &mut Vec<String>) -> bool {
     match value {
         PostedValue::Text(text) | PostedValue::Number(text) if capture::is_findable(text) => {
-            secrets.push(text.clone());
+            secrets.push(text.clone().into_owned());
             true
         }
         PostedValue::Text(text) => text.is_empty(),

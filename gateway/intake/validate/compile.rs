@@ -10,10 +10,10 @@ use crate::model::campaign::{Campaign, Field, FieldType, Scalar};
 use crate::model::lead::Meta;
 
 use super::kind::{self, Bounds, Kind};
-use super::phone::{Region, is_country};
 use super::{FieldRule, Items, ListRule, MAX_TEXT, Rules};
 use crate::intake::lists::Lists;
 use crate::intake::posted::{MAX_ENTRIES, MAX_NAME};
+use crate::model::phone::{Region, is_country};
 
 /// Entries of a list that says nothing else.
 const USUAL_ENTRIES: usize = 100;
@@ -76,8 +76,10 @@ impl Rules {
             return Err(faults.0);
         }
         let list_names = Lists::new(lists.iter().map(|list| (list.name.clone(), list.holds())));
+        let names = fields.iter().map(|field: &FieldRule| &field.name).chain(lists.iter().map(|list| &list.name));
+        let positions = names.enumerate().map(|(at, name)| (name.clone(), at)).collect();
         // `campaign.fields` is sorted by name, and so are `fields` and `lists`.
-        Ok(Self { fields, lists, list_names, unknown: campaign.unknown_fields, dedupe })
+        Ok(Self { fields, lists, positions, list_names, unknown: campaign.unknown_fields, dedupe })
     }
 }
 
@@ -203,7 +205,7 @@ impl FieldRule {
         }
         let mut rule = Self { name: name.to_owned(), kind, required: field.required, default: None, length, pattern };
         if let Some(Scalar(default)) = &field.default {
-            let value = super::PostedValue::Text(default.clone()).into_text();
+            let value = super::PostedValue::Text(default.as_str().into()).into_text();
             match value.and_then(|text| text.map(|text| rule.read(text)).transpose()) {
                 Ok(Some(value)) => rule.default = Some(value),
                 Ok(None) => faults.add(key("default"), "is empty; leave it out"),

@@ -21,7 +21,7 @@ pub(in crate::intake) fn normalise(text: &str) -> Option<String> {
         // Checks the others, and that there are any: `all` of none would be true.
         && labels.next().is_some_and(is_label)
         && labels.all(is_label);
-    let address = format!("{local}@{domain}");
+    let address = [local, "@", &domain].concat();
     (domain_fits && address.len() <= 254).then_some(address)
 }
 

@@ -1,5 +1,6 @@
 //! The field types: how a text is read as each, and what its normalised form is.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::IpAddr;
 
@@ -9,8 +10,8 @@ use url::Url;
 
 use crate::model::lead::FieldValue;
 
-use super::phone::Region;
 use super::{Code, Wrong, email, phone, postcode};
+use crate::model::phone::Region;
 
 /// A field's type with what it needs to read a value.
 #[derive(Debug)]
@@ -47,14 +48,14 @@ impl<T: PartialOrd + Display> Bounds<T> {
 
 impl Kind {
     /// Reads a trimmed text that is not empty.
-    pub(super) fn read(&self, text: String) -> Result<FieldValue, Wrong> {
+    pub(super) fn read(&self, text: Cow<'_, str>) -> Result<FieldValue, Wrong> {
         let wrong = |message: &str| (Code::Type, message.to_owned());
         Ok(FieldValue::Text(match self {
-            Self::Text => text,
+            Self::Text => text.into_owned(),
             Self::Email => {
                 email::normalise(&text).ok_or_else(|| wrong("must be an e-mail address, such as name@example.com"))?
             }
-            Self::Phone(region) => phone::normalise(&text, region.as_ref()).ok_or_else(|| match region {
+            Self::Phone(region) => phone::normalise(&text, *region).ok_or_else(|| match region {
                 Some(region) => {
                     (Code::Type, format!("must be a valid telephone number, of {region} or with its country code"))
                 }
@@ -75,7 +76,7 @@ impl Kind {
             Self::Date(bounds) => {
                 let value = date(&text).ok_or_else(|| wrong("must be a date written YYYY-MM-DD"))?;
                 bounds.check(&value)?;
-                text
+                text.into_owned()
             }
             Self::Boolean => {
                 return flag(&text).map(FieldValue::Boolean).ok_or_else(|| wrong("must be true or false"));
@@ -91,7 +92,7 @@ impl Kind {
                 if !is_web_address(&text) {
                     return Err(wrong("must be a whole web address, such as https://example.com/page"));
                 }
-                text
+                text.into_owned()
             }
             Self::Ip => match text.parse::<IpAddr>() {
                 Ok(address) => address.to_string(),
@@ -134,7 +135,7 @@ pub(super) fn decimal(text: &str) -> Option<(String, Decimal)> {
     let whole = whole.trim_start_matches('0');
     let whole = if whole.is_empty() { "0" } else { whole };
     let mut plain = match fraction {
-        Some(fraction) => format!("{whole}.{fraction}"),
+        Some(fraction) => [whole, ".", fraction].concat(),
         None => whole.to_owned(),
     };
     let value = Decimal::from_str_exact(&plain).ok()?;

@@ -37,7 +37,7 @@ impl ListRule {
     /// The value a lead has in this field; what is wrong with it goes to `errors`. Entries without any value are none.
     pub(super) fn take(
         &self,
-        value: Option<PostedValue>,
+        value: Option<PostedValue<'_>>,
         unknown: UnknownFields,
         errors: &mut Vec<FieldError>,
     ) -> Option<FieldValue> {
@@ -89,7 +89,7 @@ impl ListRule {
 fn group(
     rules: &[FieldRule],
     name: &str,
-    entry: PostedValue,
+    entry: PostedValue<'_>,
     unknown: UnknownFields,
     errors: &mut Vec<FieldError>,
 ) -> Option<FieldValue> {
@@ -111,18 +111,18 @@ fn group(
     let mut taken = BTreeMap::new();
     let mut wrong = Vec::new();
     for (member, value) in members {
-        if let Ok(at) = rules.binary_search_by(|rule| rule.name.as_str().cmp(&member)) {
+        if let Ok(at) = rules.binary_search_by(|rule| rule.name.as_str().cmp(&*member)) {
             // `at` is a position in `rules`, and `declared` is as long.
             declared[at] = Some(value);
             continue;
         }
         match read_unknown(unknown, value) {
-            Ok(value) => taken.extend(value.map(|value| (member, value))),
+            Ok(value) => taken.extend(value.map(|value| (member.into_owned(), value))),
             Err(fault) => wrong.push((member, fault)),
         }
     }
     // A row of a form that was left empty is no entry.
-    let empty = |value: &Option<PostedValue>| {
+    let empty = |value: &Option<PostedValue<'_>>| {
         value.as_ref().is_none_or(|value| matches!(value, PostedValue::Text(text) if text.trim().is_empty()))
     };
     if taken.is_empty() && wrong.is_empty() && declared.iter().all(empty) {

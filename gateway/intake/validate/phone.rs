@@ -1,54 +1,21 @@
 //! Telephone numbers, normalised to E.164 with the metadata of Google's libphonenumber.
 
-use std::fmt;
-
-use phonenumber::country;
-use phonenumber::metadata::DATABASE;
-
-/// A region whose numbers may be written without their country code.
-#[derive(Clone, Copy)]
-pub(in crate::intake) struct Region(country::Id);
-
-impl Region {
-    /// By ISO 3166 code, such as `GB`; `None` where no numbering plan is known.
-    pub(in crate::intake) fn new(code: &str) -> Option<Self> {
-        // The crate would panic on a region that it knows by name only.
-        code.parse().ok().filter(|id: &country::Id| DATABASE.by_id(id.as_ref()).is_some()).map(Self)
-    }
-}
-
-impl fmt::Display for Region {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_ref())
-    }
-}
-
-impl fmt::Debug for Region {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// Whether this is a country's ISO 3166 code.
-pub(super) fn is_country(code: &str) -> bool {
-    code.parse::<country::Id>().is_ok()
-}
+use crate::model::phone::{Number, Region};
 
 /// The number as E.164, without an extension; `None` when it is not a valid number. Without a country code (`+44`, or
 /// the region's way to dial abroad, such as `00`) it is read as a number of `region`.
-pub(in crate::intake) fn normalise(text: &str, region: Option<&Region>) -> Option<String> {
+pub(in crate::intake) fn normalise(text: &str, region: Option<Region>) -> Option<String> {
     let (is_international, digits) = dialled(without_extension(without_scheme(text)))?;
     // An international number is never read with the region's own metadata: the crate would strip the region's trunk
     // prefix from it, and so make another number of "+44 1…" in the US, or of "00 39 06…" in Britain.
     let international = if is_international { Some(digits.as_str()) } else { abroad(&digits, region) };
-    let number = match (international, region) {
-        (Some(digits), _) => phonenumber::parse(None, format!("+{digits}")),
-        (None, Some(region)) => phonenumber::parse(Some(region.0), &digits),
-        (None, None) => return None,
+    let number = match international {
+        Some(digits) => Number::dialled(true, digits, None),
+        None => Number::dialled(false, &digits, Some(region?)),
     };
-    let number = number.ok()?;
-    let e164 = format!("+{}{}", number.code().value(), number.national());
-    (phonenumber::is_valid(&number) || is_for_fiction(&e164)).then_some(e164)
+    let number = number?;
+    let e164 = number.e164();
+    (number.is_valid() || is_for_fiction(&e164)).then_some(e164)
 }
 
 /// RFC 3966 numbers are URIs: `tel:+44-20-7946-0000;ext=12`.
@@ -79,11 +46,11 @@ fn is_invisible(c: char) -> bool {
 }
 
 /// What follows the prefix for calls abroad, if the number begins with it: the region's own, or `00` without region.
-fn abroad<'a>(digits: &'a str, region: Option<&Region>) -> Option<&'a str> {
-    let Some(region) = region else { return digits.strip_prefix("00") };
-    let prefix = DATABASE.by_id(region.0.as_ref())?.international_prefix()?;
-    let end = prefix.find(digits).filter(|found| found.start() == 0)?.end();
-    digits.get(end..).filter(|rest| !rest.starts_with('0'))
+fn abroad(digits: &str, region: Option<Region>) -> Option<&str> {
+    match region {
+        Some(region) => region.abroad(digits),
+        None => digits.strip_prefix("00"),
+    }
 }
 
 /// Cuts off "ext. 12", "x12", "#12", ";ext=12": E.164 has no room for it, and partners dial the number itself.

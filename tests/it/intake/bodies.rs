@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use lead_gateway::intake::{self, Boundary, FieldError, Format, MAX_FIELDS, Malformed, Rules};
+use lead_gateway::intake::{self, Boundary, FieldError, Format, MAX_FIELDS, Malformed, PostedValue, Rules};
 use lead_gateway::model::campaign::Campaign;
 use lead_gateway::model::lead::FieldValue;
 use proptest::prelude::*;
@@ -132,7 +132,8 @@ fn no_message_quotes_what_was_posted() {
     let rules = rules(&format!("[fields]\n{fields}"));
     let names = types.iter().copied().chain(["one", "short", "form", "test"]);
     let body: serde_json::Map<_, _> = names.map(|name| (name.to_owned(), json!(secret))).collect();
-    let posted = intake::parse(Format::Json, &serde_json::to_vec(&body).unwrap()).unwrap();
+    let body = serde_json::to_vec(&body).unwrap();
+    let posted = intake::parse(Format::Json, &body).unwrap();
     assert!(!format!("{posted:?}").contains(secret));
     let errors = rules.validate(posted).unwrap_err();
     assert_eq!(errors.len(), types.len() + 4);
@@ -278,4 +279,16 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_name_is_the_same_with_escapes_and_without() {
+    let body = r#"{"caf\u00e9": "a\tb", "city": "\"Ely\"", "pl\u0061in": "x", "home": {"t\u006fwn": "y"}}"#;
+    let posted = intake::parse(Format::Json, body.as_bytes()).unwrap();
+    let text = |text: &'static str| PostedValue::Text(text.into());
+    let expected = [("café", text("a\tb")), ("city", text("\"Ely\"")), ("plain", text("x")), ("home.town", text("y"))];
+    assert!(posted.fields == expected.map(|(name, value)| (name.into(), value)));
+    let twice = r#"{"plain": 1, "pl\u0061in": 2}"#;
+    let fault = intake::parse(Format::Json, twice.as_bytes()).unwrap_err();
+    assert_eq!(fault.message, "the field `plain` is given twice; give it once");
 }

@@ -1,5 +1,7 @@
 //! Field types, the rules of a campaign, and what is said of a field that breaks them.
 
+use std::collections::BTreeMap;
+
 use lead_gateway::intake::{self, Code, FieldError, Format, Posted, PostedValue, Rules};
 use lead_gateway::model::lead::{FieldValue, Fields};
 use proptest::prelude::*;
@@ -400,5 +402,30 @@ proptest! {
         if let Ok(value) = read(&field, &posted) {
             prop_assert!(read(&field, &value.to_string()) == Ok(value), "{} {:?}", field, posted);
         }
+    }
+}
+
+proptest! {
+    /// … whatever the order and however often a name comes.
+    #[test]
+    fn fields_are_a_map_in_the_order_of_their_names(
+        given in proptest::collection::vec(("[a-d.]{0,3}", 0_i64..9), 0..40),
+        more in proptest::collection::vec(("[a-d.]{0,3}", 0_i64..9), 0..9),
+    ) {
+        let given = given.into_iter().map(|(name, value)| (name, FieldValue::Integer(value)));
+        let mut fields: Fields = given.clone().collect();
+        let mut map: BTreeMap<String, FieldValue> = given.collect();
+        for (name, value) in more {
+            prop_assert_eq!(fields.contains_key(&name), map.contains_key(&name));
+            prop_assert!(fields.get(&name) == map.get(&name));
+            fields.insert(name.clone(), FieldValue::Integer(value));
+            map.insert(name, FieldValue::Integer(value));
+        }
+        prop_assert!(fields.iter().eq(map.iter()));
+        prop_assert_eq!(fields.len(), map.len());
+        let json = serde_json::to_string(&fields).unwrap();
+        prop_assert_eq!(&json, &serde_json::to_string(&map).unwrap());
+        prop_assert!(serde_json::from_str::<Fields>(&json).unwrap() == fields);
+        prop_assert!(fields.into_iter().eq(map));
     }
 }

@@ -1,0 +1,146 @@
+//! Telephone numbers: read and written as the crate `phonenumber` does, but without its lock and its cache.
+
+use lead_gateway::intake::identity::{PHONE, normalise_lookup};
+use lead_gateway::model::phone::{Number, Region};
+use phonenumber::metadata::DATABASE;
+use phonenumber::{Mode, country};
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// The regions that have a numbering plan.
+fn regions() -> Vec<&'static str> {
+    let mut ids: Vec<_> =
+        DATABASE.iter().map(phonenumber::Metadata::id).filter(|id| id.parse::<country::Id>().is_ok()).collect();
+    ids.sort_unstable();
+    assert!(ids.len() > 240, "{}", ids.len());
+    ids
+}
+
+/// Numbers that the metadata names as examples, with country code and trunk prefix, of every kind of subscriber.
+fn examples() -> Vec<(u16, &'static str, &'static str)> {
+    let mut ids: Vec<_> = DATABASE.iter().collect();
+    ids.sort_unstable_by_key(|plan| plan.id());
+    let mut all = Vec::new();
+    for plan in ids {
+        let kinds = plan.descriptors();
+        let kinds = [
+            kinds.fixed_line(),
+            kinds.mobile(),
+            kinds.toll_free(),
+            kinds.premium_rate(),
+            kinds.shared_cost(),
+            kinds.personal_number(),
+            kinds.voip(),
+            kinds.pager(),
+            kinds.uan(),
+            kinds.voicemail(),
+        ];
+        let examples = kinds.into_iter().flatten().filter_map(|kind| kind.example());
+        all.extend(examples.map(|example| (plan.country_code(), plan.national_prefix().unwrap_or(""), example)));
+    }
+    assert!(all.len() > 1_000, "{}", all.len());
+    all
+}
+
+/// What the crate makes of a number of digits, as intake has always asked it.
+fn normalised_by_crate(plus: bool, digits: &str, region: Option<&str>) -> Option<String> {
+    if !(4..=22).contains(&digits.len()) {
+        return None;
+    }
+    let region = region.map(|code| code.parse::<country::Id>().unwrap());
+    let abroad = || match region {
+        None => digits.strip_prefix("00"),
+        Some(region) => {
+            let prefix = DATABASE.by_id(region.as_ref())?.international_prefix()?;
+            let end = prefix.find(digits).filter(|found| found.start() == 0)?.end();
+            digits.get(end..).filter(|rest| !rest.starts_with('0'))
+        }
+    };
+    let number = match (if plus { Some(digits) } else { abroad() }, region) {
+        (Some(digits), _) => phonenumber::parse(None, format!("+{digits}")),
+        (None, Some(region)) => phonenumber::parse(Some(region), digits),
+        (None, None) => return None,
+    };
+    let number = number.ok()?;
+    let e164 = format!("+{}{}", number.code().value(), number.national());
+    let is_for_fiction = e164.len() == 13 && (e164.starts_with("+447700900") || e164.starts_with("+441632960"));
+    (phonenumber::is_valid(&number) || is_for_fiction).then_some(e164)
+}
+
+/// A number in every writing that a template may ask for.
+fn written_by_crate(text: &str, region: Option<&str>) -> Option<[String; 3]> {
+    let number = phonenumber::parse(region.map(|code| code.parse::<country::Id>().unwrap()), text).ok()?;
+    Some([Mode::E164, Mode::National, Mode::International].map(|mode| number.format().mode(mode).to_string()))
+}
+
+fn written(text: &str, region: Option<&str>) -> Option<[String; 3]> {
+    let number = Number::read(text, region.map(|code| Region::new(code).unwrap()))?;
+    Some([number.e164(), number.national(), number.international()])
+}
+
+fn assert_same(plus: bool, digits: &str, region: Option<&str>) {
+    let text = format!("{}{digits}", if plus { "+" } else { "" });
+    let normalised = normalise_lookup(PHONE, &text, region);
+    assert_eq!(normalised, normalised_by_crate(plus, digits, region), "{text:?} of {region:?} is normalised");
+    assert_eq!(written(&text, region), written_by_crate(&text, region), "{text:?} of {region:?} is written");
+}
+
+/// Digits that are somebody's number, or nearly: an example, with one digit changed, one more or one less.
+fn nearly() -> impl Strategy<Value = (bool, String)> {
+    let change = (0_u8..8, any::<proptest::sample::Index>(), 0_u8..10);
+    let writing = select(vec!["+", "+0", "00", "011", "", "0", "1", "8", "code", "trunk", "trunktrunk", "0code"]);
+    (select(examples()), change, writing).prop_map(|((code, trunk, example), (how, at, digit), writing)| {
+        let mut national = example.to_owned();
+        let at = at.index(national.len());
+        match how {
+            0 => national.insert(at, char::from(b'0' + digit)),
+            1 => drop(national.remove(at)),
+            2..=4 => national.replace_range(at..=at, &digit.to_string()),
+            _ => {}
+        }
+        let digits = match writing {
+            "+" | "code" => format!("{code}{national}"),
+            "+0" => format!("{code}0{national}"),
+            "00" | "011" => format!("{writing}{code}{national}"),
+            "0code" => format!("0{code}{national}"),
+            "trunk" | "trunktrunk" => format!("{}{national}", writing.replace("trunk", trunk)),
+            prefix => format!("{prefix}{national}"),
+        };
+        (writing.starts_with('+'), digits)
+    })
+}
+
+proptest! {
+    /// … and so do numbers that are nobody's, whatever region they are read in.
+    #[test]
+    fn numbers_become_what_the_crate_makes_of_them(
+        (plus, digits) in prop_oneof![3 => nearly(), 1 => (any::<bool>(), "[0-9]{0,23}")],
+        region in proptest::option::weighted(0.7, select(regions())),
+    ) {
+        assert_same(plus, &digits, region);
+    }
+
+    /// What is not digits alone, the crate reads.
+    #[test]
+    fn other_texts_are_written_as_the_crate_writes_them(
+        text in "(\\+|\\+\\+|tel:|)[0-9]{1,6}[-x. ()]{0,2}[0-9]{3,9}( ?(ext\\.|x|;ext=)[0-9]{1,5}|abc|)",
+        region in proptest::option::weighted(0.7, select(vec!["GB", "US", "DE", "BR", "IT"])),
+    ) {
+        prop_assert_eq!(written(&text, region), written_by_crate(&text, region));
+    }
+}
+
+#[test]
+fn the_examples_of_every_region_are_read_at_home_and_from_abroad() {
+    let mut valid = 0;
+    for id in regions() {
+        let plan = DATABASE.by_id(id).unwrap();
+        let example = plan.descriptors().mobile().or(plan.descriptors().fixed_line()).and_then(|kind| kind.example());
+        let Some(example) = example else { continue };
+        let (code, trunk) = (plan.country_code(), plan.national_prefix().unwrap_or(""));
+        assert_same(true, &format!("{code}{example}"), None);
+        assert_same(false, &format!("{trunk}{example}"), Some(id));
+        valid += usize::from(normalise_lookup(PHONE, &format!("+{code}{example}"), None).is_some());
+    }
+    assert!(valid > 240, "only {valid} examples are valid numbers");
+}
