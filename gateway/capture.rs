@@ -3,6 +3,8 @@
 
 mod redact;
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -27,7 +29,7 @@ impl std::fmt::Debug for Captured {
 impl Captured {
     /// Masks the secrets in `body` and keeps at most `limit` bytes of the result.
     #[must_use]
-    pub fn of(body: &[u8], redactor: &Redactor, limit: usize) -> Self {
+    pub fn of(body: &[u8], redactor: &Redactor<'_>, limit: usize) -> Self {
         cut(&redactor.redact(body), limit)
     }
 }
@@ -58,14 +60,25 @@ pub fn presentable(bytes: &[u8]) -> (String, &'static str) {
 /// Headers with their secrets masked: whole values of headers that carry credentials, the values of cookies, and
 /// known secrets anywhere.
 #[must_use]
-pub fn redact_headers(headers: &[(String, String)], redactor: &Redactor) -> Vec<(String, String)> {
-    let value = |name: &str, value: &str| {
-        if name.eq_ignore_ascii_case("set-cookie") {
-            return redactor.redact_text(&mask_cookie(value));
-        }
-        if is_secret_header(name) { MASK.to_owned() } else { redactor.redact_text(value) }
-    };
-    headers.iter().map(|(name, given)| (name.clone(), value(name, given))).collect()
+pub fn redact_headers(headers: &[(String, String)], redactor: &Redactor<'_>) -> Vec<(String, String)> {
+    redacted_headers(headers, redactor).map(|(name, value)| (name.to_owned(), value.into_owned())).collect()
+}
+
+/// The same one by one, without a copy of what holds no secret.
+pub fn redacted_headers<'h>(
+    headers: &'h [(String, String)],
+    redactor: &Redactor<'_>,
+) -> impl Iterator<Item = (&'h str, Cow<'h, str>)> + Clone {
+    headers.iter().map(move |(name, value)| {
+        let shown = if name.eq_ignore_ascii_case("set-cookie") {
+            redactor.redact_text(&mask_cookie(value)).into_owned().into()
+        } else if is_secret_header(name) {
+            MASK.into()
+        } else {
+            redactor.redact_text(value)
+        };
+        (name.as_str(), shown)
+    })
 }
 
 /// `sid=***; Path=/; HttpOnly`: which cookie and how it is set is no secret (RFC 6265, section 4.1).
