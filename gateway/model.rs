@@ -47,5 +47,6 @@ pub mod money;
 pub mod partner;
 pub mod schedule;
 pub mod secret;
+pub mod shared;
 pub mod source;
 pub mod units;

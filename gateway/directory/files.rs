@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{Fault, ResourceSet};
+use super::{Common, Fault, ResourceSet};
 use crate::config::{place, with_nearest};
 use crate::model::campaign::Campaign;
 use crate::model::contract::Contract;
@@ -34,12 +35,13 @@ pub const TEMPLATES: &str = "templates";
 /// Every fault of every file, with its line where it has one.
 pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
     let mut set = ResourceSet::default();
+    let mut common = Common::default();
     let mut faults = Vec::new();
     for file in toml_files(path).map_err(|fault| vec![fault])? {
         let origin = file.display().to_string();
         match std::fs::read_to_string(&file) {
             Ok(text) => match toml::from_str::<ResourceFile>(&text) {
-                Ok(read) => add(&mut set, read, &origin, &mut faults),
+                Ok(read) => add(&mut set, read, &mut common, &origin, &mut faults),
                 Err(error) => {
                     faults.push(Fault::new(place(&origin, &text, error.span()), with_nearest(error.message())));
                 }
@@ -80,11 +82,11 @@ fn toml_files(path: &Path) -> Result<Vec<PathBuf>, Fault> {
     Ok(files)
 }
 
-fn add(set: &mut ResourceSet, file: ResourceFile, origin: &str, faults: &mut Vec<Fault>) {
+fn add(set: &mut ResourceSet, file: ResourceFile, common: &mut Common, origin: &str, faults: &mut Vec<Fault>) {
     fn keep<K: Ord + Clone + std::fmt::Display, V>(
         kind: &str,
-        map: &mut BTreeMap<K, V>,
-        new: Vec<V>,
+        map: &mut BTreeMap<K, Arc<V>>,
+        new: impl Iterator<Item = Arc<V>>,
         id: impl Fn(&V) -> K,
         origin: &str,
         faults: &mut Vec<Fault>,
@@ -101,11 +103,20 @@ fn add(set: &mut ResourceSet, file: ResourceFile, origin: &str, faults: &mut Vec
             }
         }
     }
-    keep("campaign", &mut set.campaigns, file.campaign, |campaign| campaign.id.clone(), origin, faults);
-    keep("partner", &mut set.partners, file.partner, |partner| partner.id.clone(), origin, faults);
-    let sources = file.source.into_iter().map(super::with_hashed_keys).collect();
+    let campaigns = file.campaign.into_iter().map(|campaign| common.campaign(campaign));
+    keep("campaign", &mut set.campaigns, campaigns, |campaign| campaign.id.clone(), origin, faults);
+    keep(
+        "partner",
+        &mut set.partners,
+        file.partner.into_iter().map(Arc::new),
+        |partner| partner.id.clone(),
+        origin,
+        faults,
+    );
+    let sources = file.source.into_iter().map(super::with_hashed_keys).map(Arc::new);
     keep("source", &mut set.sources, sources, |source| source.id.clone(), origin, faults);
-    keep("contract", &mut set.contracts, file.contract, |contract| contract.id.clone(), origin, faults);
+    let contracts = file.contract.into_iter().map(|contract| common.contract(contract));
+    keep("contract", &mut set.contracts, contracts, |contract| contract.id.clone(), origin, faults);
 }
 
 /// Reads templates from disk and remembers which.

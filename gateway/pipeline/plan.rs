@@ -276,7 +276,7 @@ impl Pipeline {
                 None => View::Open,
                 Some(shut) => View::Shut { reason: shut.reason, until: shut.until, never: shut.never },
             };
-            views.insert(contract.clone(), (Terms::from(&entry.contract), view));
+            views.insert(contract.clone(), (Terms::from(entry.contract.as_ref()), view));
         }
         views
     }

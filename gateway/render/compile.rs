@@ -1,6 +1,7 @@
 //! From a contract's endpoint to a [`Renderer`]: secrets resolved, templates loaded, headers in order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use handlebars::Template;
 use http::{HeaderName, HeaderValue as HttpValue};
@@ -8,6 +9,7 @@ use jiff::SignedDuration;
 
 use super::context::Own;
 use super::escape::Format;
+use super::known::{Compiled, Known};
 use super::load::{Loader, without_bom};
 use super::scope::Uses;
 use super::soap::Version;
@@ -43,7 +45,7 @@ pub(super) enum Text {
     /// The same for every lead.
     Fixed(String),
     /// With variables.
-    Template(Template),
+    Template(Arc<Template>),
 }
 
 impl Piece {
@@ -145,9 +147,18 @@ pub(super) fn compile(
     contract: &Contract,
     campaign: &Campaign,
     templates: &dyn Fn(&str) -> Option<String>,
+    known: &mut Known,
 ) -> Result<Renderer, Vec<TemplateFault>> {
-    let loader = Loader { contract, campaign, templates, keys: BTreeMap::new(), signatures: 0, faults: Vec::new() };
-    let mut compiler = Compiler { loader, uses: Uses::default(), secrets: Vec::new(), pieces: 0 };
+    let loader = Loader {
+        contract,
+        campaign,
+        templates,
+        keys: BTreeMap::new(),
+        signatures: 0,
+        signs: false,
+        faults: Vec::new(),
+    };
+    let mut compiler = Compiler { loader, known, uses: Arc::default(), secrets: Vec::new(), pieces: 0 };
     let endpoint = &contract.endpoint;
     let own_secrets = compiler.own_secrets(contract);
     compiler.settings(endpoint);
@@ -219,7 +230,8 @@ pub(super) fn check_url(text: &str) -> Result<(), String> {
 
 struct Compiler<'a> {
     loader: Loader<'a>,
-    uses: Uses,
+    known: &'a mut Known,
+    uses: Arc<Uses>,
     secrets: Vec<String>,
     pieces: u32,
 }
@@ -387,14 +399,13 @@ impl Compiler<'_> {
             self.fault(key, format!("there is no template {path}; the path counts from the templates directory"));
             return None;
         };
-        let mut uses = Uses::default();
-        let template = self.loader.load(path, without_bom(&text), format, false, &mut uses);
+        let Compiled { template, uses } = self.known.load(&mut self.loader, path, without_bom(&text), format, false);
         Some(self.piece(path, false, format, Text::Template(template), false, &uses))
     }
 
     /// A value of the configuration: a reference, which is resolved and sent as it is, or a template.
     fn setting(&mut self, key: &str, value: &SecretText, format: Format, secret: bool) -> Piece {
-        let mut uses = Uses::default();
+        let mut uses = Arc::default();
         let text = if value.is_reference() {
             match value.resolve() {
                 Ok(text) => Text::Fixed(text),
@@ -404,7 +415,9 @@ impl Compiler<'_> {
                 }
             }
         } else if value.0.contains("{{") {
-            Text::Template(self.loader.load(key, &value.0, format, true, &mut uses))
+            let compiled = self.known.load(&mut self.loader, key, &value.0, format, true);
+            uses = compiled.uses;
+            Text::Template(compiled.template)
         } else {
             Text::Fixed(value.0.clone())
         };
@@ -415,8 +428,8 @@ impl Compiler<'_> {
         self.piece(key, true, format, text, secret, &uses)
     }
 
-    fn piece(&mut self, name: &str, inline: bool, format: Format, text: Text, secret: bool, uses: &Uses) -> Piece {
-        self.uses.merge(uses);
+    fn piece(&mut self, name: &str, inline: bool, format: Format, text: Text, secret: bool, uses: &Arc<Uses>) -> Piece {
+        Uses::add(&mut self.uses, uses);
         self.pieces += 1;
         let sensitive = uses.masks();
         let request = uses.request.clone();
@@ -427,7 +440,7 @@ impl Compiler<'_> {
     fn headers(&mut self, endpoint: &Endpoint) -> (Headers, Option<(String, Piece)>) {
         let mut headers = Vec::new();
         for (name, value) in own_headers(endpoint) {
-            let piece = self.piece(name, true, Format::Header, Text::Fixed(value), false, &Uses::default());
+            let piece = self.piece(name, true, Format::Header, Text::Fixed(value), false, &Arc::default());
             headers.push((name.to_owned(), HeaderValue::Plain(piece)));
         }
         if let Some(name) = &endpoint.idempotency_header.0 {
@@ -445,6 +458,7 @@ impl Compiler<'_> {
             put(&mut headers, name, HeaderValue::Plain(piece));
         }
         let credentials = self.auth(endpoint, &mut headers);
+        headers.shrink_to_fit();
         (headers, credentials)
     }
 

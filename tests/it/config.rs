@@ -283,25 +283,25 @@ fn round_trip(set: &ResourceSet) {
     let back = ResourceSet::from_records(&records(set)).unwrap();
     assert_eq!(&back, set);
     assert_eq!(back.documents(), set.documents());
-    for one in set.campaigns.values() {
+    for one in set.campaigns.values().map(AsRef::as_ref) {
         assert_eq!(
             &toml::from_str::<lead_gateway::model::campaign::Campaign>(&toml::to_string(one).unwrap()).unwrap(),
             one
         );
     }
-    for one in set.partners.values() {
+    for one in set.partners.values().map(AsRef::as_ref) {
         assert_eq!(
             &toml::from_str::<lead_gateway::model::partner::Partner>(&toml::to_string(one).unwrap()).unwrap(),
             one
         );
     }
-    for one in set.sources.values() {
+    for one in set.sources.values().map(AsRef::as_ref) {
         assert_eq!(
             &toml::from_str::<lead_gateway::model::source::Source>(&toml::to_string(one).unwrap()).unwrap(),
             one
         );
     }
-    for one in set.contracts.values() {
+    for one in set.contracts.values().map(AsRef::as_ref) {
         assert_eq!(
             &toml::from_str::<lead_gateway::model::contract::Contract>(&toml::to_string(one).unwrap()).unwrap(),
             one
