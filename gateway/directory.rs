@@ -94,7 +94,7 @@ impl ResourceSet {
     ///
     /// # Errors
     /// Every document that this version cannot read.
-    pub fn from_records(records: &[ResourceRecord]) -> Result<Self, Vec<Fault>> {
+    pub fn from_records<'a>(records: impl IntoIterator<Item = &'a ResourceRecord>) -> Result<Self, Vec<Fault>> {
         let mut set = Self::default();
         let mut common = Common::default();
         let mut faults = Vec::new();

@@ -40,7 +40,7 @@ pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
     for file in toml_files(path).map_err(|fault| vec![fault])? {
         let origin = file.display().to_string();
         match std::fs::read_to_string(&file) {
-            Ok(text) => match toml::from_str::<ResourceFile>(&text) {
+            Ok(text) => match parse(&text) {
                 Ok(read) => add(&mut set, read, &mut common, &origin, &mut faults),
                 Err(error) => {
                     faults.push(Fault::new(place(&origin, &text, error.span()), with_nearest(error.message())));
@@ -59,6 +59,66 @@ pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
     }
     set.templates = disk.taken.into_inner();
     if faults.is_empty() { Ok(set) } else { Err(faults) }
+}
+
+/// A file of this size or less is read at once; a larger one in pieces, which takes a fraction of the memory, and of the
+/// time where there are several processors.
+const AT_ONCE: usize = 64 * 1024;
+
+/// Reads a file's text. What is wrong with it is told as of the whole.
+fn parse(text: &str) -> Result<ResourceFile, toml::de::Error> {
+    pieces(text).and_then(|pieces| parse_pieces(&pieces)).map_or_else(|| toml::from_str(text), Ok)
+}
+
+/// Cuts a large file where a resource begins; `None` for one that is read at once.
+///
+/// What looks like a beginning may stand in a text of several lines, and a table may belong to a resource further up. Then
+/// the piece before, or this one, cannot be read by itself, and the file is read as a whole.
+fn pieces(text: &str) -> Option<Vec<&str>> {
+    const BEGINNINGS: [&str; 4] = ["[[campaign]]", "[[partner]]", "[[source]]", "[[contract]]"];
+    if text.len() <= AT_ONCE {
+        return None;
+    }
+    let begins = |line: &str| BEGINNINGS.iter().any(|beginning| line.starts_with(beginning));
+    let mut rest = text;
+    let mut pieces = Vec::new();
+    // What stands before the first resource belongs to none.
+    let mut first = true;
+    let (mut length, mut cut) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        if begins(line) {
+            first = false;
+            if length - cut > AT_ONCE {
+                let (piece, after) = rest.split_at_checked(length - cut)?;
+                pieces.push(piece);
+                (rest, cut) = (after, length);
+            }
+        } else if first && !matches!(line.trim_start().as_bytes().first(), None | Some(b'#')) {
+            return None;
+        }
+        length += line.len();
+    }
+    pieces.push(rest);
+    Some(pieces)
+}
+
+/// `None` where any of them cannot be read by itself.
+fn parse_pieces(pieces: &[&str]) -> Option<ResourceFile> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(pieces.len());
+    let share = pieces.len().div_ceil(threads.max(1)).max(1);
+    let read = |pieces: &[&str]| pieces.iter().map(|piece| toml::from_str(piece).ok()).collect::<Option<Vec<_>>>();
+    let parts: Vec<Option<Vec<ResourceFile>>> = std::thread::scope(|scope| {
+        let readers: Vec<_> = pieces.chunks(share).map(|pieces| scope.spawn(move || read(pieces))).collect();
+        readers.into_iter().map(|reader| reader.join().ok().flatten()).collect()
+    });
+    let mut whole = ResourceFile::default();
+    for part in parts.into_iter().collect::<Option<Vec<_>>>()?.into_iter().flatten() {
+        whole.campaign.extend(part.campaign);
+        whole.partner.extend(part.partner);
+        whole.source.extend(part.source);
+        whole.contract.extend(part.contract);
+    }
+    Some(whole)
 }
 
 fn toml_files(path: &Path) -> Result<Vec<PathBuf>, Fault> {
