@@ -318,12 +318,13 @@ async fn load(config: &Config, store: &Store, clock: &Clock) -> anyhow::Result<(
         // Another gateway was first in the same moment.
         return Box::pin(load(config, store, clock)).await;
     }
-    let set =
-        ResourceSet::from_records(&records).map_err(|faults| told("the stored network cannot be read", &faults))?;
+    // The files are forgotten before the stored network takes their place in memory.
     let loaded = match read {
         Ok(files) => Loaded { differences: changes::differences(&records, &files), ..Loaded::default() },
         Err(faults) => Loaded { faults, ..Loaded::default() },
     };
+    let set =
+        ResourceSet::from_records(&records).map_err(|faults| told("the stored network cannot be read", &faults))?;
     Ok((set, loaded))
 }
 

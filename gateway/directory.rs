@@ -21,12 +21,13 @@ use crate::gate::limits;
 use crate::gate::rules::GateRules;
 use crate::intake::{self, auth};
 use crate::model::campaign::{Campaign, Field, FieldType, UnknownFields};
-use crate::model::contract::Contract;
+use crate::model::contract::{Contract, Maps, ResponseRules};
 use crate::model::id::{CampaignId, ContractId, PartnerId, SourceId};
 use crate::model::limit::{OwnerKind, Place, PlaceKey};
 use crate::model::money::Amount;
 use crate::model::partner::Partner;
 use crate::model::secret::SecretText;
+use crate::model::shared::Pool;
 use crate::model::source::Source;
 use crate::pace::Pace;
 use crate::render::{Party, Renderer};
@@ -39,13 +40,13 @@ use crate::verdict;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ResourceSet {
     /// By id.
-    pub campaigns: BTreeMap<CampaignId, Campaign>,
+    pub campaigns: BTreeMap<CampaignId, Arc<Campaign>>,
     /// By id.
-    pub partners: BTreeMap<PartnerId, Partner>,
+    pub partners: BTreeMap<PartnerId, Arc<Partner>>,
     /// By id.
-    pub sources: BTreeMap<SourceId, Source>,
+    pub sources: BTreeMap<SourceId, Arc<Source>>,
     /// By id.
-    pub contracts: BTreeMap<ContractId, Contract>,
+    pub contracts: BTreeMap<ContractId, Arc<Contract>>,
     /// By path below the templates directory.
     pub templates: BTreeMap<String, String>,
 }
@@ -82,10 +83,10 @@ impl ResourceSet {
             serde_json::to_string(value).unwrap_or_default()
         }
         let mut documents = BTreeMap::new();
-        documents.extend(self.campaigns.iter().map(|(id, one)| ((Kind::Campaign, id.to_string()), json(one))));
-        documents.extend(self.partners.iter().map(|(id, one)| ((Kind::Partner, id.to_string()), json(one))));
-        documents.extend(self.sources.iter().map(|(id, one)| ((Kind::Source, id.to_string()), json(one))));
-        documents.extend(self.contracts.iter().map(|(id, one)| ((Kind::Contract, id.to_string()), json(one))));
+        documents.extend(self.campaigns.iter().map(|(id, one)| ((Kind::Campaign, id.to_string()), json(one.as_ref()))));
+        documents.extend(self.partners.iter().map(|(id, one)| ((Kind::Partner, id.to_string()), json(one.as_ref()))));
+        documents.extend(self.sources.iter().map(|(id, one)| ((Kind::Source, id.to_string()), json(one.as_ref()))));
+        documents.extend(self.contracts.iter().map(|(id, one)| ((Kind::Contract, id.to_string()), json(one.as_ref()))));
         documents.extend(self.templates.iter().map(|(path, text)| ((Kind::Template, path.clone()), text.clone())));
         documents
     }
@@ -94,19 +95,20 @@ impl ResourceSet {
     ///
     /// # Errors
     /// Every document that this version cannot read.
-    pub fn from_records(records: &[ResourceRecord]) -> Result<Self, Vec<Fault>> {
+    pub fn from_records<'a>(records: impl IntoIterator<Item = &'a ResourceRecord>) -> Result<Self, Vec<Fault>> {
         let mut set = Self::default();
+        let mut common = Common::default();
         let mut faults = Vec::new();
         for record in records {
             let read = match record.kind {
                 Kind::Campaign => serde_json::from_str(&record.document)
-                    .map(|one: Campaign| drop(set.campaigns.insert(one.id.clone(), one))),
+                    .map(|one: Campaign| drop(set.campaigns.insert(one.id.clone(), common.campaign(one)))),
                 Kind::Partner => serde_json::from_str(&record.document)
-                    .map(|one: Partner| drop(set.partners.insert(one.id.clone(), one))),
+                    .map(|one: Partner| drop(set.partners.insert(one.id.clone(), Arc::new(one)))),
                 Kind::Source => serde_json::from_str(&record.document)
-                    .map(|one: Source| drop(set.sources.insert(one.id.clone(), one))),
+                    .map(|one: Source| drop(set.sources.insert(one.id.clone(), Arc::new(one)))),
                 Kind::Contract => serde_json::from_str(&record.document)
-                    .map(|one: Contract| drop(set.contracts.insert(one.id.clone(), one))),
+                    .map(|one: Contract| drop(set.contracts.insert(one.id.clone(), common.contract(one)))),
                 Kind::Template => {
                     set.templates.insert(record.id.clone(), record.document.clone());
                     Ok(())
@@ -117,6 +119,27 @@ impl ResourceSet {
             }
         }
         if faults.is_empty() { Ok(set) } else { Err(faults) }
+    }
+}
+
+/// What the resources of one set have in common, kept once.
+#[derive(Debug, Default)]
+struct Common {
+    fields: Pool<BTreeMap<String, Field>>,
+    replies: Pool<ResponseRules>,
+    maps: Pool<Maps>,
+}
+
+impl Common {
+    fn campaign(&mut self, mut campaign: Campaign) -> Arc<Campaign> {
+        self.fields.share(&mut campaign.fields);
+        Arc::new(campaign)
+    }
+
+    fn contract(&mut self, mut contract: Contract) -> Arc<Contract> {
+        self.replies.share(&mut contract.endpoint.response);
+        self.maps.share(&mut contract.maps);
+        Arc::new(contract)
     }
 }
 
@@ -137,9 +160,9 @@ pub(crate) fn with_hashed_keys(mut source: Source) -> Source {
 #[derive(Debug)]
 pub struct CampaignEntry {
     /// As configured.
-    pub campaign: Campaign,
+    pub campaign: Arc<Campaign>,
     /// Its fields, compiled.
-    pub rules: intake::Rules,
+    pub rules: Arc<intake::Rules>,
     timezone: TimeZone,
     routed: Vec<Arc<RoutedContract>>,
 }
@@ -232,7 +255,7 @@ pub struct LimitReached {
 #[derive(Debug)]
 pub struct SourceEntry {
     /// As configured.
-    pub source: Source,
+    pub source: Arc<Source>,
     /// What it earns for a lead.
     pub payout: Option<Amount>,
     /// Its counters.
@@ -269,7 +292,7 @@ impl SourceEntry {
 #[derive(Debug)]
 pub struct ContractEntry {
     /// As configured.
-    pub contract: Contract,
+    pub contract: Arc<Contract>,
     /// The buyer.
     pub partner: Arc<Partner>,
     /// The buyer's zone.
@@ -279,13 +302,15 @@ pub struct ContractEntry {
     /// Makes its requests.
     pub renderer: Renderer,
     /// Understands its replies.
-    pub rules: verdict::Rules,
+    pub rules: Arc<verdict::Rules>,
     /// How its requests travel.
     pub transport: Transport,
     /// Where its access tokens come from, if it needs any.
     pub tokens: Option<Arc<TokenSource>>,
     /// Its counters.
     pub counts: Counts,
+    routed: Arc<RoutedContract>,
+    gate: Arc<GateRules>,
 }
 
 impl ContractEntry {
@@ -327,12 +352,14 @@ pub struct Network {
     by_partner: HashMap<PartnerId, Vec<ContractId>>,
     partners: HashSet<PartnerId>,
     keys: auth::KeyRing,
-    gate_rules: HashMap<ContractId, Arc<GateRules>>,
+    /// What its contracts are compiled from, by path.
+    templates: BTreeMap<String, String>,
     phone_regions: Vec<String>,
 }
 
 impl Network {
-    /// Compiles resources. `before` lends its paces, so that a change elsewhere does not give sources a new burst.
+    /// Compiles resources. What is the same as in `before` is taken over from it: compiled contracts, connections, and what
+    /// sources have used of their rates, so that a change elsewhere does not give them a new burst.
     ///
     /// # Errors
     /// Everything that is wrong, at once.
@@ -402,7 +429,7 @@ impl Network {
     /// Every contract's hours and limits, for the gate.
     #[must_use]
     pub fn gate_rules(&self) -> HashMap<ContractId, Arc<GateRules>> {
-        self.gate_rules.clone()
+        self.contracts.iter().map(|(id, entry)| (id.clone(), Arc::clone(&entry.gate))).collect()
     }
 
     /// How many campaigns, partners, sources and contracts there are.

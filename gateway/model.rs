@@ -48,5 +48,6 @@ pub mod partner;
 pub mod phone;
 pub mod schedule;
 pub mod secret;
+pub mod shared;
 pub mod source;
 pub mod units;

@@ -14,6 +14,7 @@ mod engine;
 mod escape;
 mod form;
 mod helpers;
+mod known;
 mod load;
 mod position;
 mod program;
@@ -26,6 +27,7 @@ mod wsse;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -37,11 +39,13 @@ use self::engine::Scene;
 use self::request::{Composer, Request};
 use self::scope::Uses;
 use crate::model::campaign::Campaign;
-use crate::model::contract::{Charset, Contract, Method};
+use crate::model::contract::{Charset, Contract, Maps, Method};
 use crate::model::exchange::{Masked, Outgoing};
 use crate::model::id::DeliveryId;
 use crate::model::lead::Lead;
+use crate::model::shared::Shared;
 
+pub use self::known::Known;
 pub use self::sample::{hostile, sample};
 
 /// A contract's endpoint, compiled: what renders its requests.
@@ -54,10 +58,10 @@ pub struct Renderer {
     credentials: Option<(String, Piece)>,
     headers: Headers,
     content: Content,
-    uses: Uses,
+    uses: Arc<Uses>,
     own: context::Own,
     partner: String,
-    maps: BTreeMap<String, BTreeMap<String, String>>,
+    maps: Shared<Maps>,
     keys: BTreeMap<String, String>,
     /// Secrets that are the same in every request.
     secrets: Vec<String>,
@@ -145,7 +149,27 @@ impl Renderer {
         campaign: &Campaign,
         templates: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Vec<TemplateFault>> {
-        compile::compile(contract, campaign, templates)
+        Self::compile_among(contract, campaign, templates, &mut Known::default())
+    }
+
+    /// The same beside other contracts: templates that are equal are compiled once, and kept once. `known` holds those so
+    /// far; `templates` must be the same for all of them.
+    ///
+    /// # Errors
+    /// As [`Renderer::compile`].
+    pub fn compile_among(
+        contract: &Contract,
+        campaign: &Campaign,
+        templates: &dyn Fn(&str) -> Option<String>,
+        known: &mut Known,
+    ) -> Result<Self, Vec<TemplateFault>> {
+        compile::compile(contract, campaign, templates, known)
+    }
+
+    /// Whether nothing in it was read from outside of the network: no key of a signature stands behind a reference.
+    #[must_use]
+    pub fn is_self_contained(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// The same, but all by Handlebars and by the full checks: what the short ways are compared with.

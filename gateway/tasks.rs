@@ -32,6 +32,19 @@ pub async fn unless_it_panics<F: Future>(future: F) -> Option<F::Output> {
     .await
 }
 
+/// Does work that computes for long beside the runtime, so that leads in flight do not wait for it. A panic in it is the
+/// caller's.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down cancels it; nobody waits for an answer then.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -1,15 +1,18 @@
 //! Applying files to the network: what differs, what may be done about it, and doing it, in a store alone or under a
 //! running gateway.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::App;
 use crate::clock;
-use crate::directory::changes::{self, Difference, What};
+use crate::directory::changes::{self, What};
 use crate::directory::{Fault, Network, ResourceSet};
-use crate::store::{Kind, ResourceRecord, Store, StoreError};
+use crate::store::{Kind, ResourceChange, ResourceRecord, Store, StoreError};
+use crate::tasks;
 
 /// How to apply.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -67,9 +70,8 @@ impl App {
     pub async fn apply(&self, files: &ResourceSet, flags: Flags, who: &str) -> Result<Report, StoreError> {
         let _one_at_a_time = self.changing.lock().await;
         let pipeline = &self.pipeline;
-        let (report, network) =
-            apply(&pipeline.store, files, flags, who, pipeline.clock.now(), Some(&pipeline.directory.network()))
-                .await?;
+        let before = Some(pipeline.directory.network());
+        let (report, network) = apply(&pipeline.store, files, flags, who, pipeline.clock.now(), before).await?;
         // Also where nothing differs: a secret behind a `file:` reference may have changed.
         if let Some(network) = network {
             let version = self.next_version().await?;
@@ -91,46 +93,20 @@ pub async fn apply(
     flags: Flags,
     who: &str,
     now: jiff::Timestamp,
-    before: Option<&Network>,
+    before: Option<Arc<Network>>,
 ) -> Result<(Report, Option<Network>), StoreError> {
     let records = store.resources().await?;
-    let mut report = Report::default();
-    let mut chosen = Vec::new();
-    for difference in changes::differences(&records, files) {
-        if difference.what == What::Removed && !flags.prune {
-            // A template that no file uses any more may still be used by a contract that stays.
-            if difference.kind != Kind::Template {
-                report
-                    .notes
-                    .push(format!("{} {} is only in the store; --prune deletes it", difference.kind, difference.id));
-            }
-            continue;
-        }
-        report.changes.push(difference.to_string());
-        if difference.changed_elsewhere && !flags.force {
-            report.refused.push(format!(
-                "{} {} was changed elsewhere since the last apply; export it and merge, or use --force to overwrite it",
-                difference.kind, difference.id
-            ));
-        }
-        chosen.push(difference);
-    }
-    let network = match resulting(&records, files, &chosen).and_then(|set| Network::compile(&set, before)) {
-        Ok(network) => Some(network),
-        Err(faults) => {
-            report.refused.extend(faults.iter().map(Fault::to_string));
-            None
-        }
-    };
+    let files = files.clone();
+    let Planned { mut report, changes, network } =
+        tasks::aside(move || plan(&records, files, flags, before.as_deref())).await;
     if flags.dry_run || !report.refused.is_empty() {
         return Ok((report, None));
     }
     // Gateways that follow the store read what is behind `file:` references again also where nothing differs.
-    if chosen.is_empty() && !store.is_shared() {
+    if changes.is_empty() && !store.is_shared() {
         return Ok((report, network));
     }
-    let count = chosen.len();
-    let changes = chosen.into_iter().map(Difference::into_change).collect();
+    let count = changes.len();
     if store.apply(changes, who.to_owned(), now).await? {
         report.applied = count;
         Ok((report, network))
@@ -140,25 +116,63 @@ pub async fn apply(
     }
 }
 
-/// The network as it would be after the chosen differences are gone.
+/// What an apply would do.
+struct Planned {
+    report: Report,
+    changes: Vec<ResourceChange>,
+    /// What results, if it can be used.
+    network: Option<Network>,
+}
+
+fn plan(records: &[ResourceRecord], files: ResourceSet, flags: Flags, before: Option<&Network>) -> Planned {
+    let mut report = Report::default();
+    let mut changes = Vec::new();
+    let mut left = HashSet::new();
+    for difference in changes::differences(records, &files) {
+        if difference.what == What::Removed && !flags.prune {
+            // A template that no file uses any more may still be used by a contract that stays.
+            if difference.kind != Kind::Template {
+                report
+                    .notes
+                    .push(format!("{} {} is only in the store; --prune deletes it", difference.kind, difference.id));
+            }
+            left.insert((difference.kind, difference.id));
+            continue;
+        }
+        report.changes.push(difference.to_string());
+        if difference.changed_elsewhere && !flags.force {
+            report.refused.push(format!(
+                "{} {} was changed elsewhere since the last apply; export it and merge, or use --force to overwrite it",
+                difference.kind, difference.id
+            ));
+        }
+        changes.push(difference.into_change());
+    }
+    let network = match resulting(records, files, &left).and_then(|set| Network::compile(&set, before)) {
+        Ok(network) => Some(network),
+        Err(faults) => {
+            report.refused.extend(faults.iter().map(Fault::to_string));
+            None
+        }
+    };
+    Planned { report, changes, network }
+}
+
+/// The network as it would be then: what the files say, and beside it what is left that only the store has.
 fn resulting(
     records: &[ResourceRecord],
-    files: &ResourceSet,
-    chosen: &[Difference],
+    files: ResourceSet,
+    left: &HashSet<(Kind, String)>,
 ) -> Result<ResourceSet, Vec<Fault>> {
-    let documents = files.documents();
-    let changed = |record: &ResourceRecord| chosen.iter().any(|one| one.kind == record.kind && one.id == record.id);
-    let mut after: Vec<ResourceRecord> = records.iter().filter(|record| !changed(record)).cloned().collect();
-    for one in chosen {
-        if let Some(document) = documents.get(&(one.kind, one.id.clone())) {
-            after.push(ResourceRecord {
-                kind: one.kind,
-                id: one.id.clone(),
-                version: 0,
-                document: document.clone(),
-                applied: None,
-            });
-        }
+    let mut set = files;
+    if !left.is_empty() {
+        let stay = records.iter().filter(|record| left.contains(&(record.kind, record.id.clone())));
+        let stay = ResourceSet::from_records(stay)?;
+        set.campaigns.extend(stay.campaigns);
+        set.partners.extend(stay.partners);
+        set.sources.extend(stay.sources);
+        set.contracts.extend(stay.contracts);
+        set.templates.extend(stay.templates);
     }
-    ResourceSet::from_records(&after)
+    Ok(set)
 }

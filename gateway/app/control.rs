@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -32,6 +32,7 @@ use crate::clock::Clock;
 use crate::config::{Config, StorePlace};
 use crate::directory::ResourceSet;
 use crate::store::{Audit, Kind, ResourceRecord, Store, StoreError, TokenRecord};
+use crate::tasks;
 use crate::web::problem::Problem;
 
 /// A network of fifty thousand contracts fits.
@@ -96,15 +97,22 @@ pub struct NewToken {
     pub token: String,
 }
 
-async fn apply(State(app): State<Arc<App>>, Json(request): Json<ApplyRequest>) -> Result<Json<Report>, Problem> {
+async fn apply(State(app): State<Arc<App>>, request: Bytes) -> Result<Json<Report>, Problem> {
+    let (flags, set) = tasks::aside(move || files_of(&request)).await?;
+    Ok(Json(app.apply(&set, flags, "apply").await?))
+}
+
+fn files_of(request: &[u8]) -> Result<(Flags, ResourceSet), Problem> {
+    let request: ApplyRequest =
+        serde_json::from_slice(request).map_err(|error| Problem::validation(format!("the request: {error}")))?;
     let records: Vec<ResourceRecord> = request
         .documents
         .into_iter()
-        .map(|(kind, id, document)| ResourceRecord { kind, id, version: 0, document, applied: None })
+        .map(|(kind, id, document)| ResourceRecord { kind, id, version: 0, document, changed_elsewhere: false })
         .collect();
     let set = ResourceSet::from_records(&records)
         .map_err(|faults| Problem::validation(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-    Ok(Json(app.apply(&set, request.flags, "apply").await?))
+    Ok((request.flags, set))
 }
 
 async fn import_target(

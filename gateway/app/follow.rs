@@ -12,6 +12,7 @@ use crate::api::access::Tokens;
 use crate::clock;
 use crate::directory::{Network, ResourceSet};
 use crate::store::{Changes, PausedKind, StoreError};
+use crate::tasks;
 
 /// How often the store is asked whether anything has changed: one row.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -113,7 +114,10 @@ impl App {
         let version = self.next_version().await?;
         let records = pipeline.store.resources().await?;
         let before = pipeline.directory.network();
-        let network = ResourceSet::from_records(&records).and_then(|set| Network::compile(&set, Some(&before)));
+        let network = tasks::aside(move || {
+            ResourceSet::from_records(&records).and_then(|set| Network::compile(&set, Some(&before)))
+        })
+        .await;
         match network {
             Ok(network) => {
                 pipeline.gate.install(network.gate_rules(), version).await;

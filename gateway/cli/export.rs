@@ -79,7 +79,7 @@ async fn stored(config: &Config) -> anyhow::Result<ResourceSet> {
     }
     let records: Vec<ResourceRecord> = documents
         .into_iter()
-        .map(|(kind, id, document)| ResourceRecord { kind, id, version: 0, document, applied: None })
+        .map(|(kind, id, document)| ResourceRecord { kind, id, version: 0, document, changed_elsewhere: false })
         .collect();
     ResourceSet::from_records(&records).map_err(|faults| told("the stored network cannot be read", &faults))
 }

@@ -38,48 +38,29 @@ pub enum What {
 /// Every difference between the store and `files`, in the order in which they would be applied.
 #[must_use]
 pub fn differences(stored: &[ResourceRecord], files: &ResourceSet) -> Vec<Difference> {
-    let wanted = files.documents();
-    let stored: BTreeMap<(Kind, &str), &ResourceRecord> =
-        stored.iter().map(|record| ((record.kind, record.id.as_str()), record)).collect();
+    let mut stored: BTreeMap<(Kind, String), &ResourceRecord> =
+        stored.iter().map(|record| ((record.kind, record.id.clone()), record)).collect();
     let mut differences = Vec::new();
-    for ((kind, id), document) in &wanted {
-        let old = stored.get(&(*kind, id.as_str()));
+    for (resource, document) in files.documents() {
+        // What is left of them in the end, only the store has.
+        let old = stored.remove(&resource);
         let what = match old {
             None => What::Added,
-            Some(old) if old.document == *document => continue,
-            Some(old) => What::Changed(changed_keys(&old.document, document)),
+            Some(old) if old.document == document => continue,
+            Some(old) => What::Changed(changed_keys(&old.document, &document)),
         };
-        let change = ResourceChange {
-            kind: *kind,
-            id: id.clone(),
-            from: old.map(|old| old.version),
-            document: Some(document.clone()),
-        };
-        differences.push(Difference {
-            kind: *kind,
-            id: id.clone(),
-            what,
-            changed_elsewhere: old.is_some_and(|old| elsewhere(old)),
-            change,
-        });
+        let (kind, id) = resource;
+        let from = old.map(|old| old.version);
+        let changed_elsewhere = old.is_some_and(|old| old.changed_elsewhere);
+        let change = ResourceChange { kind, id: id.clone(), from, document: Some(document) };
+        differences.push(Difference { kind, id, what, changed_elsewhere, change });
     }
     for ((kind, id), old) in stored {
-        if !wanted.contains_key(&(kind, id.to_owned())) {
-            let change = ResourceChange { kind, id: id.to_owned(), from: Some(old.version), document: None };
-            differences.push(Difference {
-                kind,
-                id: id.to_owned(),
-                what: What::Removed,
-                changed_elsewhere: elsewhere(old),
-                change,
-            });
-        }
+        let changed_elsewhere = old.changed_elsewhere;
+        let change = ResourceChange { kind, id: id.clone(), from: Some(old.version), document: None };
+        differences.push(Difference { kind, id, what: What::Removed, changed_elsewhere, change });
     }
     differences
-}
-
-fn elsewhere(record: &ResourceRecord) -> bool {
-    record.applied.as_ref() != Some(&record.document)
 }
 
 impl Difference {

@@ -14,14 +14,15 @@ use crate::dispatch::token::TokenSource;
 use crate::dispatch::{SettingFault, Transport};
 use crate::gate::rules::{GateRules, PartnerRules};
 use crate::intake::{self, auth, identity};
-use crate::model::campaign::{Campaign, Distribution};
-use crate::model::contract::{Auth, Concurrency, Contract, Endpoint};
-use crate::model::id::PartnerId;
-use crate::model::money::Amount;
+use crate::model::campaign::{Campaign, DedupeRule, Distribution, Field, UnknownFields};
+use crate::model::contract::{Auth, Concurrency, Contract, Endpoint, Method, On5xx, ResponseRules, Unmatched};
+use crate::model::id::{CampaignId, ContractId, PartnerId};
+use crate::model::money::{Amount, Currency};
 use crate::model::partner::{Partner, PartnerKind};
+use crate::model::shared::Shared;
 use crate::model::source::Source;
 use crate::pace::Pace;
-use crate::render::Renderer;
+use crate::render::{Known, Renderer};
 use crate::routing::RoutedContract;
 use crate::telemetry::Counts;
 use crate::verdict;
@@ -39,18 +40,24 @@ impl Faults {
 
 pub(super) fn compile(set: &ResourceSet, before: Option<&Network>) -> Result<Network, Vec<Fault>> {
     let faults = Faults::default();
-    let mut network = Network { partners: set.partners.keys().cloned().collect(), ..Network::default() };
+    let mut network = Network {
+        partners: set.partners.keys().cloned().collect(),
+        templates: set.templates.clone(),
+        ..Network::default()
+    };
 
     let partner_rules = partners(set, &faults);
-    let (contracts, gate_rules, mut routed) = contracts(set, &partner_rules, before, &faults);
-    for contract in contracts.values() {
-        network.by_partner.entry(contract.partner.id.clone()).or_default().push(contract.contract.id.clone());
+    network.contracts = contracts(set, &partner_rules, before, &faults);
+    let mut routed: HashMap<&CampaignId, Vec<_>> = HashMap::new();
+    for contract in set.contracts.values() {
+        let Some(entry) = network.contracts.get(&contract.id) else { continue };
+        network.by_partner.entry(contract.partner.clone()).or_default().push(contract.id.clone());
+        routed.entry(&contract.campaign).or_default().push(Arc::clone(&entry.routed));
     }
-    network.contracts = contracts;
-    network.gate_rules = gate_rules;
+    let mut intake_rules = HashMap::new();
     for campaign in set.campaigns.values() {
         let routed = routed.remove(&campaign.id).unwrap_or_default();
-        if let Some(entry) = campaign_entry(campaign, routed, &faults) {
+        if let Some(entry) = campaign_entry(campaign, routed, &mut intake_rules, &faults) {
             network.phone_regions.extend(campaign.fields.values().filter_map(|field| field.region.clone()));
             network.campaigns.insert(campaign.id.clone(), Arc::new(entry));
         }
@@ -94,21 +101,31 @@ fn partners(set: &ResourceSet, faults: &Faults) -> HashMap<PartnerId, Arc<Partne
     rules
 }
 
-type Contracts = (
-    HashMap<crate::model::id::ContractId, Arc<ContractEntry>>,
-    HashMap<crate::model::id::ContractId, Arc<GateRules>>,
-    BTreeMap<crate::model::id::CampaignId, Vec<Arc<RoutedContract>>>,
-);
+/// What contracts with equal parts compile once.
+#[derive(Default)]
+struct Parts {
+    templates: Known,
+    replies: HashMap<(Shared<ResponseRules>, Method, On5xx, Unmatched, Currency), Arc<verdict::Rules>>,
+}
+
+/// A contract with what it stands on.
+struct Subject<'a> {
+    contract: &'a Arc<Contract>,
+    partner: &'a Arc<Partner>,
+    campaign: &'a Arc<Campaign>,
+    /// As faults are told.
+    name: &'a str,
+}
 
 fn contracts(
     set: &ResourceSet,
     partner_rules: &HashMap<PartnerId, Arc<PartnerRules>>,
     before: Option<&Network>,
     faults: &Faults,
-) -> Contracts {
-    let mut entries = HashMap::new();
-    let mut gate_rules = HashMap::new();
-    let mut routed: BTreeMap<_, Vec<_>> = BTreeMap::new();
+) -> HashMap<ContractId, Arc<ContractEntry>> {
+    let mut parts = Parts::default();
+    let mut entries = HashMap::with_capacity(set.contracts.len());
+    let same_templates = before.is_some_and(|before| before.templates == set.templates);
     for contract in set.contracts.values() {
         let name = format!("contract {}", contract.id);
         let partner = set.partners.get(&contract.partner);
@@ -128,25 +145,46 @@ fn contracts(
             faults.add(&name, "campaign", format_args!("there is no campaign `{}`", contract.campaign));
         }
         let (Some(partner), Some(campaign)) = (partner, campaign) else { continue };
-        if let Some(rules) = partner_rules.get(&partner.id) {
-            match GateRules::compile(Arc::clone(rules), contract) {
-                Ok(rules) => drop(gate_rules.insert(contract.id.clone(), Arc::new(rules))),
-                Err(found) => found.iter().for_each(|fault| faults.add(&name, &fault.at, &fault.problem)),
-            }
+        let subject = Subject { contract, partner, campaign, name: &name };
+        if let Some(before) = before.filter(|_| same_templates)
+            && let Some(same) = unchanged(&subject, before)
+        {
+            entries.insert(contract.id.clone(), same);
+            continue;
         }
-        if let Some(one) = routed_contract(contract, campaign, faults, &name) {
-            routed.entry(campaign.id.clone()).or_default().push(Arc::new(one));
-        }
-        if let Some(entry) = contract_entry(contract, partner, campaign, set, before, faults, &name) {
+        let gate = partner_rules.get(&partner.id).and_then(|rules| {
+            let rules = GateRules::compile(Arc::clone(rules), contract).map(Arc::new);
+            rules.map_err(|found| found.iter().for_each(|fault| faults.add(&name, &fault.at, &fault.problem))).ok()
+        });
+        let routed = routed_contract(contract, campaign, faults, &name);
+        if let Some(entry) = contract_entry(&subject, set, (routed, gate), before, &mut parts, faults) {
             entries.insert(contract.id.clone(), Arc::new(entry));
         }
     }
-    (entries, gate_rules, routed)
+    entries
 }
 
-fn routed_contract(contract: &Contract, campaign: &Campaign, faults: &Faults, name: &str) -> Option<RoutedContract> {
+/// The entry that a contract has already, where everything that it is compiled from is the same. One that refers to
+/// secrets is compiled again, for what is behind its references may have changed.
+fn unchanged(subject: &Subject<'_>, before: &Network) -> Option<Arc<ContractEntry>> {
+    let known = before.contract(&subject.contract.id)?;
+    let campaign = before.campaign(&subject.contract.campaign)?;
+    let same = known.contract == *subject.contract
+        && known.partner == *subject.partner
+        && campaign.campaign == *subject.campaign
+        && !subject.contract.may_refer()
+        && known.renderer.is_self_contained();
+    same.then(|| Arc::clone(known))
+}
+
+fn routed_contract(
+    contract: &Contract,
+    campaign: &Campaign,
+    faults: &Faults,
+    name: &str,
+) -> Option<Arc<RoutedContract>> {
     match RoutedContract::compile(contract, campaign) {
-        Ok(routed) => Some(routed),
+        Ok(routed) => Some(Arc::new(routed)),
         Err(found) => {
             found.iter().for_each(|fault| faults.add(name, &fault.at, &fault.problem));
             None
@@ -155,24 +193,24 @@ fn routed_contract(contract: &Contract, campaign: &Campaign, faults: &Faults, na
 }
 
 fn contract_entry(
-    contract: &Contract,
-    partner: &Partner,
-    campaign: &Campaign,
+    subject: &Subject<'_>,
     set: &ResourceSet,
+    (routed, gate): (Option<Arc<RoutedContract>>, Option<Arc<GateRules>>),
     before: Option<&Network>,
+    parts: &mut Parts,
     faults: &Faults,
-    name: &str,
 ) -> Option<ContractEntry> {
+    let Subject { contract, partner, campaign, name } = *subject;
     let price = contract.price.as_deref().map(|price| Amount::parse(price, campaign.currency)).transpose();
     if let Err(error) = &price {
         faults.add(name, "price", error);
     }
     let lookup = |path: &str| set.templates.get(path).cloned();
-    let renderer = Renderer::compile(contract, campaign, &lookup);
+    let renderer = Renderer::compile_among(contract, campaign, &lookup, &mut parts.templates);
     if let Err(found) = &renderer {
         found.iter().for_each(|fault| faults.add(name, "", fault));
     }
-    let rules = verdict::Rules::compile(&contract.endpoint, campaign.currency);
+    let rules = reply_rules(&contract.endpoint, campaign.currency, parts);
     if let Err(found) = &rules {
         found.iter().for_each(|fault| faults.add(name, &format!("endpoint.{}", fault.path), &fault.message));
     }
@@ -196,16 +234,33 @@ fn contract_entry(
         faults.add(name, "endpoint.timeout", "must be longer than nothing");
     }
     Some(ContractEntry {
-        partner: Arc::new(partner.clone()),
+        partner: Arc::clone(partner),
         timezone: TimeZone::get(&partner.timezone).ok()?,
         price: price.ok()?,
         renderer: renderer.ok()?,
         rules: rules.ok()?,
         transport: transport.ok()?,
         tokens: tokens.ok()?,
-        contract: contract.clone(),
+        contract: Arc::clone(contract),
         counts: Counts::default(),
+        routed: routed?,
+        gate: gate?,
     })
+}
+
+/// An endpoint's rules for replies, compiled once for all that have the same.
+fn reply_rules(
+    endpoint: &Endpoint,
+    currency: Currency,
+    parts: &mut Parts,
+) -> Result<Arc<verdict::Rules>, Vec<verdict::RuleFault>> {
+    let key = (endpoint.response.clone(), endpoint.method, endpoint.on_5xx, endpoint.unmatched, currency);
+    if let Some(known) = parts.replies.get(&key) {
+        return Ok(Arc::clone(known));
+    }
+    let rules = Arc::new(verdict::Rules::compile(endpoint, currency)?);
+    parts.replies.insert(key, Arc::clone(&rules));
+    Ok(rules)
 }
 
 /// Where an endpoint's access tokens come from. One whose settings stay the same keeps the token it has.
@@ -220,7 +275,15 @@ fn tokens(
     Some(TokenSource::compile(oauth2).map(|tokens| same(&tokens).unwrap_or_else(|| Arc::new(tokens))))
 }
 
-fn campaign_entry(campaign: &Campaign, routed: Vec<Arc<RoutedContract>>, faults: &Faults) -> Option<CampaignEntry> {
+/// What a campaign's posts are held against, by what that is compiled from.
+type IntakeRules = HashMap<(Shared<BTreeMap<String, Field>>, UnknownFields, Vec<DedupeRule>), Arc<intake::Rules>>;
+
+fn campaign_entry(
+    campaign: &Arc<Campaign>,
+    routed: Vec<Arc<RoutedContract>>,
+    known: &mut IntakeRules,
+    faults: &Faults,
+) -> Option<CampaignEntry> {
     let name = format!("campaign {}", campaign.id);
     if campaign.distribution == Distribution::Auction {
         faults.add(&name, "distribution", "`auction` is reserved; use priority, weighted, round_robin or broadcast");
@@ -233,14 +296,24 @@ fn campaign_entry(campaign: &Campaign, routed: Vec<Arc<RoutedContract>>, faults:
             format_args!("`{}` is not an IANA time zone; write one such as \"Europe/London\"", campaign.timezone),
         );
     }
-    let rules = intake::Rules::compile(campaign);
-    if let Err(found) = &rules {
-        found.iter().for_each(|fault| faults.add(&name, &fault.key, &fault.message));
+    let key = (campaign.fields.clone(), campaign.unknown_fields, campaign.dedupe.clone());
+    let rules = match known.get(&key) {
+        Some(rules) => Ok(Arc::clone(rules)),
+        None => intake::Rules::compile(campaign).map(Arc::new),
+    };
+    match &rules {
+        Ok(rules) => drop(known.insert(key, Arc::clone(rules))),
+        Err(found) => found.iter().for_each(|fault| faults.add(&name, &fault.key, &fault.message)),
     }
-    Some(CampaignEntry { campaign: campaign.clone(), rules: rules.ok()?, timezone: timezone.ok()?, routed })
+    Some(CampaignEntry { campaign: Arc::clone(campaign), rules: rules.ok()?, timezone: timezone.ok()?, routed })
 }
 
-fn source_entry(source: &Source, set: &ResourceSet, before: Option<&Network>, faults: &Faults) -> Option<SourceEntry> {
+fn source_entry(
+    source: &Arc<Source>,
+    set: &ResourceSet,
+    before: Option<&Network>,
+    faults: &Faults,
+) -> Option<SourceEntry> {
     let name = format!("source {}", source.id);
     match set.partners.get(&source.partner) {
         None => faults.add(&name, "partner", format_args!("there is no partner `{}`", source.partner)),
@@ -271,7 +344,8 @@ fn source_entry(source: &Source, set: &ResourceSet, before: Option<&Network>, fa
         None => source.rate.map(|rate| Arc::new(Pace::with_bursts(rate, clock::instant()))),
     };
     let counts = Counts::default();
-    Some(SourceEntry { source: source.clone(), payout: payout.ok()?, counts, pace, present: ArcSwapOption::empty() })
+    let present = ArcSwapOption::empty();
+    Some(SourceEntry { source: Arc::clone(source), payout: payout.ok()?, counts, pace, present })
 }
 
 fn key_ring(set: &ResourceSet, faults: &Faults) -> auth::KeyRing {

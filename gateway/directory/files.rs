@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::{Fault, ResourceSet};
+use super::{Common, Fault, ResourceSet};
 use crate::config::{place, with_nearest};
 use crate::model::campaign::Campaign;
 use crate::model::contract::Contract;
@@ -34,12 +35,13 @@ pub const TEMPLATES: &str = "templates";
 /// Every fault of every file, with its line where it has one.
 pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
     let mut set = ResourceSet::default();
+    let mut common = Common::default();
     let mut faults = Vec::new();
     for file in toml_files(path).map_err(|fault| vec![fault])? {
         let origin = file.display().to_string();
         match std::fs::read_to_string(&file) {
-            Ok(text) => match toml::from_str::<ResourceFile>(&text) {
-                Ok(read) => add(&mut set, read, &origin, &mut faults),
+            Ok(text) => match parse(&text) {
+                Ok(read) => add(&mut set, read, &mut common, &origin, &mut faults),
                 Err(error) => {
                     faults.push(Fault::new(place(&origin, &text, error.span()), with_nearest(error.message())));
                 }
@@ -57,6 +59,66 @@ pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
     }
     set.templates = disk.taken.into_inner();
     if faults.is_empty() { Ok(set) } else { Err(faults) }
+}
+
+/// A file of this size or less is read at once; a larger one in pieces, which takes a fraction of the memory, and of the
+/// time where there are several processors.
+const AT_ONCE: usize = 64 * 1024;
+
+/// Reads a file's text. What is wrong with it is told as of the whole.
+fn parse(text: &str) -> Result<ResourceFile, toml::de::Error> {
+    pieces(text).and_then(|pieces| parse_pieces(&pieces)).map_or_else(|| toml::from_str(text), Ok)
+}
+
+/// Cuts a large file where a resource begins; `None` for one that is read at once.
+///
+/// What looks like a beginning may stand in a text of several lines, and a table may belong to a resource further up. Then
+/// the piece before, or this one, cannot be read by itself, and the file is read as a whole.
+fn pieces(text: &str) -> Option<Vec<&str>> {
+    const BEGINNINGS: [&str; 4] = ["[[campaign]]", "[[partner]]", "[[source]]", "[[contract]]"];
+    if text.len() <= AT_ONCE {
+        return None;
+    }
+    let begins = |line: &str| BEGINNINGS.iter().any(|beginning| line.starts_with(beginning));
+    let mut rest = text;
+    let mut pieces = Vec::new();
+    // What stands before the first resource belongs to none.
+    let mut first = true;
+    let (mut length, mut cut) = (0, 0);
+    for line in text.split_inclusive('\n') {
+        if begins(line) {
+            first = false;
+            if length - cut > AT_ONCE {
+                let (piece, after) = rest.split_at_checked(length - cut)?;
+                pieces.push(piece);
+                (rest, cut) = (after, length);
+            }
+        } else if first && !matches!(line.trim_start().as_bytes().first(), None | Some(b'#')) {
+            return None;
+        }
+        length += line.len();
+    }
+    pieces.push(rest);
+    Some(pieces)
+}
+
+/// `None` where any of them cannot be read by itself.
+fn parse_pieces(pieces: &[&str]) -> Option<ResourceFile> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(pieces.len());
+    let share = pieces.len().div_ceil(threads.max(1)).max(1);
+    let read = |pieces: &[&str]| pieces.iter().map(|piece| toml::from_str(piece).ok()).collect::<Option<Vec<_>>>();
+    let parts: Vec<Option<Vec<ResourceFile>>> = std::thread::scope(|scope| {
+        let readers: Vec<_> = pieces.chunks(share).map(|pieces| scope.spawn(move || read(pieces))).collect();
+        readers.into_iter().map(|reader| reader.join().ok().flatten()).collect()
+    });
+    let mut whole = ResourceFile::default();
+    for part in parts.into_iter().collect::<Option<Vec<_>>>()?.into_iter().flatten() {
+        whole.campaign.extend(part.campaign);
+        whole.partner.extend(part.partner);
+        whole.source.extend(part.source);
+        whole.contract.extend(part.contract);
+    }
+    Some(whole)
 }
 
 fn toml_files(path: &Path) -> Result<Vec<PathBuf>, Fault> {
@@ -80,11 +142,11 @@ fn toml_files(path: &Path) -> Result<Vec<PathBuf>, Fault> {
     Ok(files)
 }
 
-fn add(set: &mut ResourceSet, file: ResourceFile, origin: &str, faults: &mut Vec<Fault>) {
+fn add(set: &mut ResourceSet, file: ResourceFile, common: &mut Common, origin: &str, faults: &mut Vec<Fault>) {
     fn keep<K: Ord + Clone + std::fmt::Display, V>(
         kind: &str,
-        map: &mut BTreeMap<K, V>,
-        new: Vec<V>,
+        map: &mut BTreeMap<K, Arc<V>>,
+        new: impl Iterator<Item = Arc<V>>,
         id: impl Fn(&V) -> K,
         origin: &str,
         faults: &mut Vec<Fault>,
@@ -101,11 +163,20 @@ fn add(set: &mut ResourceSet, file: ResourceFile, origin: &str, faults: &mut Vec
             }
         }
     }
-    keep("campaign", &mut set.campaigns, file.campaign, |campaign| campaign.id.clone(), origin, faults);
-    keep("partner", &mut set.partners, file.partner, |partner| partner.id.clone(), origin, faults);
-    let sources = file.source.into_iter().map(super::with_hashed_keys).collect();
+    let campaigns = file.campaign.into_iter().map(|campaign| common.campaign(campaign));
+    keep("campaign", &mut set.campaigns, campaigns, |campaign| campaign.id.clone(), origin, faults);
+    keep(
+        "partner",
+        &mut set.partners,
+        file.partner.into_iter().map(Arc::new),
+        |partner| partner.id.clone(),
+        origin,
+        faults,
+    );
+    let sources = file.source.into_iter().map(super::with_hashed_keys).map(Arc::new);
     keep("source", &mut set.sources, sources, |source| source.id.clone(), origin, faults);
-    keep("contract", &mut set.contracts, file.contract, |contract| contract.id.clone(), origin, faults);
+    let contracts = file.contract.into_iter().map(|contract| common.contract(contract));
+    keep("contract", &mut set.contracts, contracts, |contract| contract.id.clone(), origin, faults);
 }
 
 /// Reads templates from disk and remembers which.

@@ -63,7 +63,11 @@ impl MemoryGate {
         Self::default()
     }
 
-    pub(super) fn look(&self, contract: &ContractId, now: Timestamp) -> Result<Option<Shut>, GateUnavailable> {
+    /// As [`super::Gate::look`], at once.
+    ///
+    /// # Errors
+    /// When it has no rules for the contract.
+    pub fn look(&self, contract: &ContractId, now: Timestamp) -> Result<Option<Shut>, GateUnavailable> {
         let rules = self.rules_of(contract)?;
         let open = rules.open_until(now).is_some();
         let present = rules.present(now);

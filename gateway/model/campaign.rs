@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::id::CampaignId;
 use super::limit::Limits;
 use super::money::Currency;
+use super::shared::Shared;
 use super::units::Span;
 
 /// One campaign, as configured, stored and shown.
@@ -39,7 +40,7 @@ pub struct Campaign {
     pub limits: Limits,
     /// The declared fields by (dotted) name.
     #[serde(default)]
-    pub fields: BTreeMap<String, Field>,
+    pub fields: Shared<BTreeMap<String, Field>>,
 }
 
 fn one() -> u32 {
@@ -72,7 +73,7 @@ pub enum Distribution {
 }
 
 /// What becomes of fields that the campaign does not declare.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownFields {
     /// Kept as text.
@@ -83,7 +84,7 @@ pub enum UnknownFields {
 }
 
 /// Two leads are the same person when all these fields are given and equal, within the window.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DedupeRule {
     /// Declared field names.
@@ -93,7 +94,7 @@ pub struct DedupeRule {
 }
 
 /// A declared field.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Field {
     /// What it holds.
@@ -141,7 +142,7 @@ fn is_false(b: &bool) -> bool {
 }
 
 /// What a field holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FieldType {
     /// Any text.

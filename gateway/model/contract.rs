@@ -12,6 +12,7 @@ use super::id::{CampaignId, ContractId, PartnerId};
 use super::limit::Limits;
 use super::schedule::WeekTable;
 use super::secret::SecretText;
+use super::shared::Shared;
 use super::units::{Rate, Span};
 
 pub use self::credentials::{Auth, ClientAuth, Grant, OAuth2, PasswordType, Tls};
@@ -64,8 +65,8 @@ pub struct Contract {
     #[serde(default)]
     pub on_unknown: OnUnknown,
     /// Tables for the `map` helper: name → key → value; the key `*` catches the rest.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub maps: BTreeMap<String, BTreeMap<String, String>>,
+    #[serde(default, skip_serializing_if = "no_maps")]
+    pub maps: Shared<Maps>,
     /// Secrets that templates name as `secret.NAME`, masked wherever they would be stored or shown.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, SecretText>,
@@ -73,8 +74,19 @@ pub struct Contract {
     pub endpoint: Endpoint,
 }
 
+/// Tables for the `map` helper: name → key → value.
+pub type Maps = BTreeMap<String, BTreeMap<String, String>>;
+
 fn one() -> u32 {
     1
+}
+
+fn no_maps(maps: &Shared<Maps>) -> bool {
+    maps.is_empty()
+}
+
+fn no_rules(rules: &Shared<ResponseRules>) -> bool {
+    rules.is_empty()
 }
 
 impl Contract {
@@ -82,6 +94,16 @@ impl Contract {
     #[must_use]
     pub fn title(&self) -> &str {
         self.name.as_deref().unwrap_or(self.id.as_str())
+    }
+
+    /// Whether anything in it may be read from outside of the network: a secret behind a reference, or a certificate.
+    #[must_use]
+    pub fn may_refer(&self) -> bool {
+        let endpoint = &self.endpoint;
+        let texts = [&self.secrets, &endpoint.form, &endpoint.headers].into_iter().flat_map(BTreeMap::values);
+        endpoint.auth.is_some()
+            || endpoint.tls.is_some()
+            || texts.chain([&endpoint.url]).chain(&endpoint.backup_url).any(SecretText::is_reference)
     }
 
     fn default_hold_for() -> Span {
@@ -170,7 +192,7 @@ pub enum SourceTest {
 }
 
 /// A value, or a list of values of which any will do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OneOrMore<T>(pub Vec<T>);
 
 impl<T: Serialize> Serialize for OneOrMore<T> {
@@ -290,8 +312,8 @@ pub struct Endpoint {
     #[serde(default)]
     pub idempotency_header: IdempotencyHeader,
     /// What the partner's replies mean.
-    #[serde(default, skip_serializing_if = "ResponseRules::is_empty")]
-    pub response: ResponseRules,
+    #[serde(default, skip_serializing_if = "no_rules")]
+    pub response: Shared<ResponseRules>,
 }
 
 impl Endpoint {
@@ -466,7 +488,7 @@ impl Default for Retry {
 }
 
 /// What a 5xx that no rule explains means.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum On5xx {
     /// The partner may have the lead.
@@ -477,7 +499,7 @@ pub enum On5xx {
 }
 
 /// What a 2xx that no rule explains means, when there are rules.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unmatched {
     /// A person must look.

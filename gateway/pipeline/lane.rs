@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -16,7 +16,7 @@ use crate::clock;
 use crate::directory::ContractEntry;
 use crate::dispatch::breaker::{self, Breaker, Health, Stand};
 use crate::dispatch::concurrency::{Adaptive, Load};
-use crate::model::contract::{Auth, Concurrency, Endpoint};
+use crate::model::contract::{Auth, Concurrency, Contract, Endpoint};
 use crate::model::delivery::{Class, Judgement, Verdict};
 use crate::model::id::ContractId;
 use crate::model::units::Rate;
@@ -271,8 +271,8 @@ fn sharing(gateways: &AtomicUsize) -> usize {
     gateways.load(Ordering::Relaxed).max(1)
 }
 
-/// A lane, and the endpoint that it was made for.
-type Known = (Arc<Endpoint>, Arc<Lane>);
+/// A lane, and the contract whose endpoint it was made for.
+type Known = (Arc<Contract>, Arc<Lane>);
 
 impl Lanes {
     /// No lane yet; all together may have so many attempts under way.
@@ -295,20 +295,28 @@ impl Lanes {
 
     /// The contract's lane: the one it has, or a new one where its endpoint is new or has changed.
     pub fn lane(&self, entry: &ContractEntry) -> Arc<Lane> {
-        let endpoint = &entry.contract.endpoint;
-        let known = self.by_contract.read().unwrap_or_else(PoisonError::into_inner).get(&entry.contract.id).cloned();
-        if let Some((same, lane)) = known
-            && *same == *endpoint
+        let contract = &entry.contract;
+        if let Some((of, lane)) = self.known().get(&contract.id)
+            && Arc::ptr_eq(of, contract)
         {
-            return lane;
+            return Arc::clone(lane);
         }
-        let lane = Arc::new(Lane::new(endpoint, Arc::clone(&self.crowd), &self.gateways));
         let mut lanes = self.by_contract.write().unwrap_or_else(PoisonError::into_inner);
-        let (same, kept) =
-            lanes.entry(entry.contract.id.clone()).or_insert_with(|| (Arc::new(endpoint.clone()), Arc::clone(&lane)));
-        if **same != *endpoint {
-            (*same, *kept) = (Arc::new(endpoint.clone()), lane);
-        }
-        Arc::clone(kept)
+        let lane = match lanes.get(&contract.id) {
+            Some((of, lane)) if of.endpoint == contract.endpoint => Arc::clone(lane),
+            _ => Arc::new(Lane::new(&contract.endpoint, Arc::clone(&self.crowd), &self.gateways)),
+        };
+        lanes.insert(contract.id.clone(), (Arc::clone(contract), Arc::clone(&lane)));
+        lane
+    }
+
+    /// The lanes there are: a contract that has had no lead yet has none.
+    #[must_use]
+    pub fn all(&self) -> Vec<(ContractId, Arc<Lane>)> {
+        self.known().iter().map(|(id, (_, lane))| (id.clone(), Arc::clone(lane))).collect()
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, HashMap<ContractId, Known>> {
+        self.by_contract.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,6 @@
 //! Who may have a lead next: what routing says, given what the gates and breakers say now.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use jiff::Timestamp;
 use super::{Conclusion, MoveOn, Pipeline};
 use crate::clock;
 use crate::directory::{CampaignEntry, ContractEntry, Network};
-use crate::gate::Shut;
+use crate::gate::{Gate, GateUnavailable, Shut};
 use crate::model::campaign::Distribution;
 use crate::model::contract::OnUnknown;
 use crate::model::delivery::{Delivery, DeliveryState, ShutReason};
@@ -85,6 +86,9 @@ impl Turns {
         self.open.entry(turn.contract).or_default().insert(turn.number, turn.before);
     }
 }
+
+/// What advance() was told of contracts.
+type Views = HashMap<ContractId, (Terms, View)>;
 
 /// How often a "full" that would end a lead's routing is asked of the store before it is believed.
 const CONFIRM: usize = 2;
@@ -244,8 +248,7 @@ impl Pipeline {
         let (distribution, sell_to) =
             campaign.map_or((Distribution::Priority, 1), |entry| (entry.campaign.distribution, entry.campaign.sell_to));
         let step = advance::Step { now, distribution, sell_to, candidates, deliveries: &standings, cancelled };
-        let mut looked = self.views(network, &step).await;
-        let mut next = advance::advance(&step, &|contract| looked.get(contract).copied());
+        let (mut next, mut looked) = self.next(network, &step).await;
         for _ in 0..CONFIRM {
             let full: Vec<&ContractId> = looked
                 .iter()
@@ -256,8 +259,7 @@ impl Pipeline {
             if !unsold || full.is_empty() || !self.gate_was_behind(network, &full, now).await {
                 break;
             }
-            looked = self.views(network, &step).await;
-            next = advance::advance(&step, &|contract| looked.get(contract).copied());
+            (next, looked) = self.next(network, &step).await;
         }
 
         let starts = next.moves.iter().any(|step| matches!(step, Move::Queue(_)));
@@ -267,18 +269,39 @@ impl Pipeline {
         Plan { deliveries, status, reason, parked }
     }
 
-    /// What advance() needs to know of the contracts it may ask about.
-    async fn views(&self, network: &Network, step: &advance::Step<'_>) -> HashMap<ContractId, (Terms, View)> {
-        let mut views = HashMap::new();
+    /// What advance() says, and what it was told of contracts. A gate in memory is asked about those alone that advance()
+    /// comes to: mostly the first.
+    async fn next(&self, network: &Network, step: &advance::Step<'_>) -> (advance::Next, Views) {
+        if let Gate::Memory(gate) = &self.gate {
+            let looked = RefCell::new(Views::new());
+            let next = advance::advance(step, &|contract| {
+                let entry = network.contract(contract)?;
+                let view = self.view(entry, gate.look(contract, step.now), step.now);
+                looked.borrow_mut().insert(contract.clone(), view);
+                Some(view)
+            });
+            return (next, looked.into_inner());
+        }
+        let mut looked = Views::new();
         for contract in step.needed() {
             let Some(entry) = network.contract(contract) else { continue };
-            let view = match self.shut(entry, step.now).await {
-                None => View::Open,
-                Some(shut) => View::Shut { reason: shut.reason, until: shut.until, never: shut.never },
-            };
-            views.insert(contract.clone(), (Terms::from(&entry.contract), view));
+            let view = self.view(entry, self.gate.look(contract, step.now).await, step.now);
+            looked.insert(contract.clone(), view);
         }
-        views
+        (advance::advance(step, &|contract| looked.get(contract).copied()), looked)
+    }
+
+    fn view(
+        &self,
+        entry: &ContractEntry,
+        said: Result<Option<Shut>, GateUnavailable>,
+        now: Timestamp,
+    ) -> (Terms, View) {
+        let view = match self.shut_as(entry, said, now) {
+            None => View::Open,
+            Some(shut) => View::Shut { reason: shut.reason, until: shut.until, never: shut.never },
+        };
+        (Terms::from(entry.contract.as_ref()), view)
     }
 
     /// Tells the gate what the store really holds for these contracts; whether that was less than the gate believed.
@@ -325,8 +348,18 @@ impl Pipeline {
 
     /// Why nothing can be delivered to this contract now, if so: its gate, or its breaker.
     pub async fn shut(&self, entry: &ContractEntry, now: Timestamp) -> Option<Shut> {
+        self.shut_as(entry, self.gate.look(&entry.contract.id, now).await, now)
+    }
+
+    /// The same, where the gate has answered.
+    fn shut_as(
+        &self,
+        entry: &ContractEntry,
+        said: Result<Option<Shut>, GateUnavailable>,
+        now: Timestamp,
+    ) -> Option<Shut> {
         let shut = |reason, until| Shut { reason, until, never: false, timezone: entry.timezone_name() };
-        match self.gate.look(&entry.contract.id, now).await {
+        match said {
             Ok(Some(shut)) => Some(shut),
             Ok(None) => {
                 let until = self.lanes.lane(entry).broken_until(now)?;

@@ -1,6 +1,7 @@
 //! From a contract's endpoint to a [`Renderer`]: secrets resolved, templates loaded, headers in order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use handlebars::Template;
 use http::{HeaderName, HeaderValue as HttpValue};
@@ -8,6 +9,7 @@ use jiff::SignedDuration;
 
 use super::context::Own;
 use super::escape::Format;
+use super::known::{Compiled, Known};
 use super::load::{Loader, without_bom};
 use super::program::Program;
 use super::scope::Uses;
@@ -44,7 +46,7 @@ pub(super) enum Text {
     /// The same for every lead.
     Fixed(String),
     /// With variables.
-    Template(Box<Loaded>),
+    Template(Arc<Loaded>),
 }
 
 /// A template that has been checked.
@@ -153,9 +155,18 @@ pub(super) fn compile(
     contract: &Contract,
     campaign: &Campaign,
     templates: &dyn Fn(&str) -> Option<String>,
+    known: &mut Known,
 ) -> Result<Renderer, Vec<TemplateFault>> {
-    let loader = Loader { contract, campaign, templates, keys: BTreeMap::new(), signatures: 0, faults: Vec::new() };
-    let mut compiler = Compiler { loader, uses: Uses::default(), secrets: Vec::new(), pieces: 0 };
+    let loader = Loader {
+        contract,
+        campaign,
+        templates,
+        keys: BTreeMap::new(),
+        signatures: 0,
+        signs: false,
+        faults: Vec::new(),
+    };
+    let mut compiler = Compiler { loader, known, uses: Arc::default(), secrets: Vec::new(), pieces: 0 };
     let endpoint = &contract.endpoint;
     let own_secrets = compiler.own_secrets(contract);
     compiler.settings(endpoint);
@@ -228,7 +239,8 @@ pub(super) fn check_url(text: &str) -> Result<(), String> {
 
 struct Compiler<'a> {
     loader: Loader<'a>,
-    uses: Uses,
+    known: &'a mut Known,
+    uses: Arc<Uses>,
     secrets: Vec<String>,
     pieces: u32,
 }
@@ -396,14 +408,13 @@ impl Compiler<'_> {
             self.fault(key, format!("there is no template {path}; the path counts from the templates directory"));
             return None;
         };
-        let mut uses = Uses::default();
-        let text = self.template(path, without_bom(&text), format, false, &mut uses);
-        Some(self.piece(path, false, format, text, false, &uses))
+        let Compiled { loaded, uses } = self.known.load(&mut self.loader, path, without_bom(&text), format, false);
+        Some(self.piece(path, false, format, Text::Template(loaded), false, &uses))
     }
 
     /// A value of the configuration: a reference, which is resolved and sent as it is, or a template.
     fn setting(&mut self, key: &str, value: &SecretText, format: Format, secret: bool) -> Piece {
-        let mut uses = Uses::default();
+        let mut uses = Arc::default();
         let text = if value.is_reference() {
             match value.resolve() {
                 Ok(text) => Text::Fixed(text),
@@ -413,7 +424,9 @@ impl Compiler<'_> {
                 }
             }
         } else if value.0.contains("{{") {
-            self.template(key, &value.0, format, true, &mut uses)
+            let compiled = self.known.load(&mut self.loader, key, &value.0, format, true);
+            uses = compiled.uses;
+            Text::Template(compiled.loaded)
         } else {
             Text::Fixed(value.0.clone())
         };
@@ -424,14 +437,8 @@ impl Compiler<'_> {
         self.piece(key, true, format, text, secret, &uses)
     }
 
-    fn template(&mut self, name: &str, text: &str, format: Format, inline: bool, uses: &mut Uses) -> Text {
-        let template = self.loader.load(name, text, format, inline, uses);
-        let program = Program::compile(&template, self.loader.campaign, format);
-        Text::Template(Box::new(Loaded { template, program }))
-    }
-
-    fn piece(&mut self, name: &str, inline: bool, format: Format, text: Text, secret: bool, uses: &Uses) -> Piece {
-        self.uses.merge(uses);
+    fn piece(&mut self, name: &str, inline: bool, format: Format, text: Text, secret: bool, uses: &Arc<Uses>) -> Piece {
+        Uses::add(&mut self.uses, uses);
         self.pieces += 1;
         let sensitive = uses.masks();
         let request = uses.request.clone();
@@ -442,7 +449,7 @@ impl Compiler<'_> {
     fn headers(&mut self, endpoint: &Endpoint) -> (Headers, Option<(String, Piece)>) {
         let mut headers = Vec::new();
         for (name, value) in own_headers(endpoint) {
-            let piece = self.piece(name, true, Format::Header, Text::Fixed(value), false, &Uses::default());
+            let piece = self.piece(name, true, Format::Header, Text::Fixed(value), false, &Arc::default());
             headers.push((name.to_owned(), HeaderValue::Plain(piece)));
         }
         if let Some(name) = &endpoint.idempotency_header.0 {
@@ -460,6 +467,7 @@ impl Compiler<'_> {
             put(&mut headers, name, HeaderValue::Plain(piece));
         }
         let credentials = self.auth(endpoint, &mut headers);
+        headers.shrink_to_fit();
         (headers, credentials)
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Loader<'a> {
     pub(super) keys: BTreeMap<String, String>,
     /// How many signatures with secret keys there are so far.
     pub(super) signatures: u64,
+    /// Whether any template signs, with whatever key.
+    pub(super) signs: bool,
     pub(super) faults: Vec<TemplateFault>,
 }
 
@@ -304,6 +306,7 @@ impl Walk<'_, '_> {
 
     /// Reads the key of an `hmac`, and numbers the signatures whose key is secret: what they give may be stored.
     fn key(&mut self, call: &mut HelperTemplate) {
+        self.loader.signs = true;
         let literals = Literals {
             args: call.params.iter().map(literal).collect(),
             options: call.hash.iter().map(|(name, option)| (name.as_str(), literal(option))).collect(),

@@ -1,6 +1,7 @@
 //! Which names a template may use, and what stands behind them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use handlebars::{Path, PathSeg};
 
@@ -135,7 +136,27 @@ pub(super) struct Uses {
 }
 
 impl Uses {
-    pub(super) fn merge(&mut self, other: &Self) {
+    /// Adds what another template refers to; where that is all so far, it is shared with it.
+    pub(super) fn add(all: &mut Arc<Self>, one: &Arc<Self>) {
+        if all.is_nothing() {
+            *all = Arc::clone(one);
+        } else if !one.is_nothing() && !Arc::ptr_eq(all, one) {
+            Arc::make_mut(all).merge(one);
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.fields.is_empty()
+            && self.lists.is_empty()
+            && !self.whole_lead
+            && self.groups.is_empty()
+            && self.scenic.is_empty()
+            && self.request.is_empty()
+            && self.secrets.is_empty()
+            && !self.sensitive
+    }
+
+    fn merge(&mut self, other: &Self) {
         self.fields.extend(other.fields.iter().cloned());
         self.lists.extend(other.lists.iter().cloned());
         self.whole_lead |= other.whole_lead;

@@ -46,8 +46,8 @@ pub struct ResourceRecord {
     pub version: u64,
     /// Its JSON (a template's text).
     pub document: String,
-    /// The document as files last set it; different from `document` when it was changed elsewhere since.
-    pub applied: Option<String>,
+    /// Whether it was changed by something else than files since files last set it.
+    pub changed_elsewhere: bool,
 }
 
 /// A change of one resource.

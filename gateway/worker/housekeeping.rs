@@ -1,11 +1,13 @@
 //! What happens by the clock: retention once an hour, gauges every few seconds.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::{Inner, recovery};
+use crate::model::id::ContractId;
 use crate::telemetry;
 
 /// How often gauges are refreshed.
@@ -19,6 +21,7 @@ const TIDY_AGAIN: u32 = 12;
 
 pub(super) async fn keep_house(inner: Weak<Inner>, mut stop: watch::Receiver<bool>) {
     let (mut round, mut tidy_in) = (0_u32, 0_u32);
+    let mut quiet = Quiet::default();
     loop {
         {
             let Some(inner) = inner.upgrade() else { return };
@@ -30,7 +33,7 @@ pub(super) async fn keep_house(inner: Weak<Inner>, mut stop: watch::Receiver<boo
                 };
             }
             tidy_in -= 1;
-            gauges(&inner, round.is_multiple_of(COUNT_EVERY)).await;
+            gauges(&inner, &mut quiet, round.is_multiple_of(COUNT_EVERY)).await;
             look_at_queues(&inner, round).await;
         }
         round = round.wrapping_add(1);
@@ -74,11 +77,32 @@ async fn tidy(inner: &Inner) -> bool {
     }
 }
 
-async fn gauges(inner: &Inner, count: bool) {
+/// Contracts whose gauges say that nothing is the matter. They are left so until something is: with tens of thousands of
+/// contracts most are quiet.
+#[derive(Default)]
+struct Quiet {
+    queues: HashSet<ContractId>,
+    breakers: HashSet<ContractId>,
+}
+
+/// Whether a gauge must be told: unless it was told already that all is quiet.
+fn is_news(quiet: &mut HashSet<ContractId>, contract: &ContractId, is_quiet: bool) -> bool {
+    if is_quiet {
+        !quiet.contains(contract) && quiet.insert(contract.clone())
+    } else {
+        quiet.remove(contract);
+        true
+    }
+}
+
+async fn gauges(inner: &Inner, quiet: &mut Quiet, count: bool) {
     let pipeline = &inner.pipeline;
     let now = pipeline.clock.now();
     for queue in inner.all_queues() {
         let view = queue.view();
+        if !is_news(&mut quiet.queues, &view.contract, view.waiting() == 0 && !view.more) {
+            continue;
+        }
         let depth = match (view.more, count) {
             (false, _) => Some(view.waiting()),
             // A long backlog is counted in the store, which takes a moment, and so not every time.
@@ -91,8 +115,11 @@ async fn gauges(inner: &Inner, count: bool) {
     if let Ok(unknown) = pipeline.store.unknown_count().await {
         telemetry::unknown(unknown);
     }
-    for entry in pipeline.directory.network().contracts() {
-        telemetry::breaker(entry.contract.id.as_str(), pipeline.lanes.lane(entry).broken_until(now).is_some());
+    for (contract, lane) in pipeline.lanes.all() {
+        let open = lane.broken_until(now).is_some();
+        if is_news(&mut quiet.breakers, &contract, !open) {
+            telemetry::breaker(contract.as_str(), open);
+        }
     }
     telemetry::under_way(pipeline.lanes.under_way());
     telemetry::store(pipeline.store.commit_stats(), pipeline.store.size_on_disk());

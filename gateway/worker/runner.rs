@@ -528,7 +528,7 @@ struct Policy {
 
 impl Policy {
     fn of(entry: &ContractEntry, shut: &Shut, now: Timestamp) -> Self {
-        let at_shut = Terms::from(&entry.contract).at_shut(shut.reason, shut.until, shut.never, now);
+        let at_shut = Terms::from(entry.contract.as_ref()).at_shut(shut.reason, shut.until, shut.never, now);
         Self { at_shut, never: shut.never }
     }
 

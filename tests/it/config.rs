@@ -275,7 +275,9 @@ fn read(dir: &tempfile::TempDir) -> Result<ResourceSet, Vec<String>> {
 
 fn records(set: &ResourceSet) -> Vec<ResourceRecord> {
     let documents = set.documents().into_iter();
-    documents.map(|((kind, id), document)| ResourceRecord { kind, id, version: 1, document, applied: None }).collect()
+    documents
+        .map(|((kind, id), document)| ResourceRecord { kind, id, version: 1, document, changed_elsewhere: false })
+        .collect()
 }
 
 /// TOML → struct → JSON → struct → TOML → struct, all the same.
@@ -283,25 +285,25 @@ fn round_trip(set: &ResourceSet) {
     let back = ResourceSet::from_records(&records(set)).unwrap();
     assert_eq!(&back, set);
     assert_eq!(back.documents(), set.documents());
-    for one in set.campaigns.values() {
+    for one in set.campaigns.values().map(AsRef::as_ref) {
         assert_eq!(
             &toml::from_str::<lead_gateway::model::campaign::Campaign>(&toml::to_string(one).unwrap()).unwrap(),
             one
         );
     }
-    for one in set.partners.values() {
+    for one in set.partners.values().map(AsRef::as_ref) {
         assert_eq!(
             &toml::from_str::<lead_gateway::model::partner::Partner>(&toml::to_string(one).unwrap()).unwrap(),
             one
         );
     }
-    for one in set.sources.values() {
+    for one in set.sources.values().map(AsRef::as_ref) {
         assert_eq!(
             &toml::from_str::<lead_gateway::model::source::Source>(&toml::to_string(one).unwrap()).unwrap(),
             one
         );
     }
-    for one in set.contracts.values() {
+    for one in set.contracts.values().map(AsRef::as_ref) {
         assert_eq!(
             &toml::from_str::<lead_gateway::model::contract::Contract>(&toml::to_string(one).unwrap()).unwrap(),
             one
@@ -547,4 +549,45 @@ fn the_servers_of_the_gate_are_written_in_one_way_of_three() {
         let told = servers(keys).unwrap_err();
         assert!(told.starts_with(expected) && !told.contains("hunter2"), "{keys}: {told}");
     }
+}
+
+/// A partner, with so many bytes of comments behind it.
+fn partner(id: &str, padding: usize) -> String {
+    let comment = "# What nobody reads, but the file is large by it.\n";
+    let text = format!("[[partner]]\nid = \"{id}\"\nkind = \"buyer\"\ntimezone = \"Europe/London\"\n");
+    text + &comment.repeat(padding / comment.len())
+}
+
+#[test]
+fn a_large_file_is_what_its_resources_are_alone() {
+    let one_each: Vec<(String, String)> =
+        (0..9).map(|n| (format!("p{n}.toml"), partner(&format!("partner{n}"), 40 * 1024))).collect();
+    let apart: Vec<(&str, &str)> = one_each.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let together: String = one_each.iter().map(|(_, text)| text.as_str()).collect();
+    let set = read(&network(&[("all.toml", &together)])).unwrap();
+    assert_eq!(set, read(&network(&apart)).unwrap());
+    assert_eq!(set.partners.len(), 9);
+}
+
+#[test]
+fn a_large_file_is_cut_nowhere_but_where_a_resource_begins() {
+    let before = partner("before", 0);
+    let padding = partner("padding", 70 * 1024);
+    // The beginning of a resource, as it looks, in a text of several lines.
+    let text = format!("{padding}name = \"\"\"one\n[[partner]]\ntwo\"\"\"\n{before}");
+    let set = read(&network(&[("all.toml", &text)])).unwrap();
+    let names: Vec<_> = set.partners.values().map(|partner| partner.name.as_deref()).collect();
+    assert_eq!(names, [None, Some("one\n[[partner]]\ntwo")]);
+    // A table of a resource that began far above.
+    let (campaign, rest) =
+        one_of_each("", "").split_once("[campaign.fields]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let (fields, rest) = rest.split_once("[[partner]]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let text = format!("{campaign}{padding}{before}[campaign.fields]{fields}[[partner]]{rest}");
+    let set = read(&network(&[("all.toml", &text)])).unwrap();
+    assert_eq!(set.campaigns.values().next().unwrap().fields.len(), 1);
+    // A fault far below has its own line.
+    let text = format!("{padding}{before}nmae = \"x\"\n");
+    let line = text.lines().count();
+    let faults = read(&network(&[("all.toml", &text)])).unwrap_err();
+    assert!(faults[0].contains(&format!("all.toml line {line}")) && faults[0].contains("name"), "{faults:?}");
 }

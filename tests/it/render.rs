@@ -13,7 +13,7 @@ use lead_gateway::model::contract::Contract;
 use lead_gateway::model::exchange::Outgoing;
 use lead_gateway::model::id::{DeliveryId, LeadId};
 use lead_gateway::model::lead::{FieldValue, Fields, Lead, Meta};
-use lead_gateway::render::{Party, RenderFault, RenderInput, Renderer, TemplateFault, hostile, sample};
+use lead_gateway::render::{Known, Party, RenderFault, RenderInput, Renderer, TemplateFault, hostile, sample};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -92,6 +92,59 @@ fn faults(method: &str, template: &str) -> Vec<String> {
 
 fn header<'a>(request: &'a Outgoing, name: &str) -> Option<&'a str> {
     request.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+}
+
+// ---- Many contracts with the same templates ----
+
+#[test]
+fn what_is_compiled_among_others_renders_as_what_is_compiled_alone() {
+    // The same name and text stands for other things in each of these.
+    let texts = [
+        "{\"a\": {{lead.value}}, \"b\": {{json lead}}}",
+        "{\"a\": \"{{map lead.value \"t\"}}\"}",
+        "{\"a\": \"{{secret.code}}\"}",
+        "{\"a\": \"{{hmac \"sha256\" lead.value \"env:HOME\"}}\"}",
+        "{\"a\": \"{{hmac \"sha256\" lead.value key=\"env:PATH\"}}{{hmac \"sha256\" lead.value key=\"env:HOME\"}}\"}",
+    ];
+    let kinds = ["text", "integer", "boolean"];
+    let owns = [
+        "",
+        "[maps.t]\n\"1\" = \"one\"\n",
+        "[maps.t]\n\"*\" = \"any\"\n[secrets]\ncode = \"a-code-1\"\n",
+        "[secrets]\ncode = \"a-code-2\"\nother = \"another\"\n",
+    ];
+    for text in texts {
+        let templates = |path: &str| (path == "t.hbs").then(|| text.to_owned());
+        let mut known = Known::default();
+        for (kind, sensitive) in kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+            let mut campaign = campaign("");
+            campaign.fields.clear();
+            let field = format!("type = \"{kind}\"\nsensitive = {sensitive}");
+            campaign.fields.insert("value".to_owned(), toml::from_str(&field).unwrap());
+            for own in owns {
+                let contract = contract(&format!(
+                    "{own}[endpoint]\nmethod = \"json\"\nurl = \"https://b.example/{{{{lead.value}}}}\"\ntemplate = \"t.hbs\""
+                ));
+                let alone = Renderer::compile(&contract, &campaign, &templates);
+                let among = Renderer::compile_among(&contract, &campaign, &templates, &mut known);
+                let (alone, among) = match (alone, among) {
+                    (Ok(alone), Ok(among)) => (alone, among),
+                    (alone, among) => {
+                        assert_eq!(alone.err(), among.err(), "{text} {kind} {own}");
+                        continue;
+                    }
+                };
+                let lead = fields([("value", FieldValue::Integer(1))]);
+                let said = |renderer: &Renderer| {
+                    render(renderer, &lead).map(|sent| {
+                        let masked = sent.masked.map(|masked| (masked.url, masked.headers, masked.body));
+                        (sent.url, sent.headers, sent.body, masked, sent.secrets)
+                    })
+                };
+                assert_eq!(said(&alone), said(&among), "{text} {kind} {own}");
+            }
+        }
+    }
 }
 
 // ---- Real receivers ----

@@ -8,7 +8,7 @@ use crate::model::campaign::Scalar;
 /// What a partner's replies mean: verdict rules, tried in the order `unauthorized`, `duplicate`, `accepted`, `rejected`,
 /// `retryable`,
 /// and extractors, of which a list means the first that finds something.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResponseRules {
     /// It does not know us: a wrong key, an expired token. Ours to fix, whatever else the reply says.
@@ -47,7 +47,7 @@ impl ResponseRules {
 }
 
 /// A selector and a test, or `all` of several. An extractor is a rule whose test, if any, must pass.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rule {
     /// All of these.
@@ -116,7 +116,7 @@ pub struct Rule {
 }
 
 /// Where a nested document stands, and what it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inside {
     /// Selects a header by name.
@@ -146,7 +146,7 @@ pub struct Inside {
 }
 
 /// What a nested document is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DocumentKind {
     /// XML.

@@ -21,8 +21,8 @@ impl Postgres {
     pub(in crate::store) async fn resources(&self) -> Result<Vec<ResourceRecord>, StoreError> {
         let db = self.session().await?;
         // In the order of their bytes, as the embedded engine gives them, whatever the database's language.
-        let sql =
-            "SELECT kind, id, version, document, applied FROM resource ORDER BY kind COLLATE \"C\", id COLLATE \"C\"";
+        let sql = "SELECT kind, id, version, document, applied IS DISTINCT FROM document FROM resource
+                   ORDER BY kind COLLATE \"C\", id COLLATE \"C\"";
         let found = rows::query(&db, sql, &[]).await?;
         found
             .iter()
@@ -32,7 +32,7 @@ impl Postgres {
                     id: row.try_get(1)?,
                     version: rows::count(row, 2)?,
                     document: row.try_get(3)?,
-                    applied: row.try_get(4)?,
+                    changed_elsewhere: row.try_get(4)?,
                 })
             })
             .collect()

@@ -28,15 +28,16 @@ impl Sqlite {
 
     pub(in crate::store) async fn resources(&self) -> Result<Vec<ResourceRecord>, StoreError> {
         self.read(|conn| {
-            let mut select =
-                conn.prepare_cached("SELECT kind, id, version, document, applied FROM resource ORDER BY kind, id")?;
+            let mut select = conn.prepare_cached(
+                "SELECT kind, id, version, document, applied IS NOT document FROM resource ORDER BY kind, id",
+            )?;
             let found = select.query_map([], |row| {
                 Ok(ResourceRecord {
                     kind: rows::word(row, 0, Kind::from_word)?,
                     id: row.get(1)?,
                     version: u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
                     document: row.get(3)?,
-                    applied: row.get(4)?,
+                    changed_elsewhere: row.get(4)?,
                 })
             })?;
             Ok(found.collect::<Result<_, _>>()?)

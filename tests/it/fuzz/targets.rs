@@ -1,7 +1,7 @@
 //! What is fuzzed: each a function that takes any bytes. It must not panic, and what it lets pass must hold what the code
 //! promises of it. They name nothing but the gateway's library, for `fuzz/` builds them too.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -302,16 +302,16 @@ fn config(text: &[u8]) {
     let mut set = ResourceSet::default();
     if let Ok(campaign) = toml::from_str::<Campaign>(text) {
         let _ = Rules::compile(&campaign);
-        set.campaigns.insert(campaign.id.clone(), campaign);
+        set.campaigns.insert(campaign.id.clone(), Arc::new(campaign));
     }
     if let Ok(partner) = toml::from_str::<Partner>(text) {
-        set.partners.insert(partner.id.clone(), partner);
+        set.partners.insert(partner.id.clone(), Arc::new(partner));
     }
     if let Ok(source) = toml::from_str::<Source>(text) {
-        set.sources.insert(source.id.clone(), source);
+        set.sources.insert(source.id.clone(), Arc::new(source));
     }
     if let Ok(contract) = toml::from_str::<Contract>(text) {
-        set.contracts.insert(contract.id.clone(), contract);
+        set.contracts.insert(contract.id.clone(), Arc::new(contract));
     }
     if let Err(faults) = Network::compile(&set, None) {
         assert!(faults.iter().all(|fault| !fault.to_string().is_empty()));
