@@ -3,21 +3,20 @@
 use lead_gateway::intake::identity::{PHONE, normalise_lookup};
 use lead_gateway::model::phone::{Number, Region};
 use phonenumber::metadata::DATABASE;
-use phonenumber::{Mode, country};
+use phonenumber::{Metadata, Mode, country};
 use proptest::prelude::*;
 use proptest::sample::select;
 
 /// The regions that have a numbering plan.
 fn regions() -> Vec<&'static str> {
-    let mut ids: Vec<_> =
-        DATABASE.iter().map(phonenumber::Metadata::id).filter(|id| id.parse::<country::Id>().is_ok()).collect();
+    let mut ids: Vec<_> = DATABASE.iter().map(Metadata::id).filter(|id| id.parse::<country::Id>().is_ok()).collect();
     ids.sort_unstable();
     assert!(ids.len() > 240, "{}", ids.len());
     ids
 }
 
-/// Numbers that the metadata names as examples, with country code and trunk prefix, of every kind of subscriber.
-fn examples() -> Vec<(u16, &'static str, &'static str)> {
+/// Numbers that the metadata names as examples, of every kind of subscriber, with their plans.
+fn examples() -> Vec<(&'static Metadata, &'static str)> {
     let mut ids: Vec<_> = DATABASE.iter().collect();
     ids.sort_unstable_by_key(|plan| plan.id());
     let mut all = Vec::new();
@@ -36,7 +35,7 @@ fn examples() -> Vec<(u16, &'static str, &'static str)> {
             kinds.voicemail(),
         ];
         let examples = kinds.into_iter().flatten().filter_map(|kind| kind.example());
-        all.extend(examples.map(|example| (plan.country_code(), plan.national_prefix().unwrap_or(""), example)));
+        all.extend(examples.map(|example| (plan, example)));
     }
     assert!(all.len() > 1_000, "{}", all.len());
     all
@@ -85,11 +84,14 @@ fn assert_same(plus: bool, digits: &str, region: Option<&str>) {
     assert_eq!(written(&text, region), written_by_crate(&text, region), "{text:?} of {region:?} is written");
 }
 
-/// Digits that are somebody's number, or nearly: an example, with one digit changed, one more or one less.
-fn nearly() -> impl Strategy<Value = (bool, String)> {
+/// Digits that are somebody's number, or nearly: an example, with one digit changed, one more or one less. They are mostly
+/// read in their own region.
+fn nearly() -> impl Strategy<Value = (bool, String, Option<&'static str>)> {
     let change = (0_u8..8, any::<proptest::sample::Index>(), 0_u8..10);
     let writing = select(vec!["+", "+0", "00", "011", "", "0", "1", "8", "code", "trunk", "trunktrunk", "0code"]);
-    (select(examples()), change, writing).prop_map(|((code, trunk, example), (how, at, digit), writing)| {
+    let region = proptest::option::of(anywhere());
+    (select(examples()), change, writing, region).prop_map(|((plan, example), (how, at, digit), writing, region)| {
+        let (code, trunk) = (plan.country_code(), plan.national_prefix().unwrap_or(""));
         let mut national = example.to_owned();
         let at = at.index(national.len());
         match how {
@@ -106,16 +108,21 @@ fn nearly() -> impl Strategy<Value = (bool, String)> {
             "trunk" | "trunktrunk" => format!("{}{national}", writing.replace("trunk", trunk)),
             prefix => format!("{prefix}{national}"),
         };
-        (writing.starts_with('+'), digits)
+        let home = Some(plan.id()).filter(|id| id.parse::<country::Id>().is_ok());
+        (writing.starts_with('+'), digits, region.unwrap_or(home))
     })
+}
+
+/// A region, or none.
+fn anywhere() -> impl Strategy<Value = Option<&'static str>> {
+    proptest::option::weighted(0.8, select(regions()))
 }
 
 proptest! {
     /// … and so do numbers that are nobody's, whatever region they are read in.
     #[test]
     fn numbers_become_what_the_crate_makes_of_them(
-        (plus, digits) in prop_oneof![3 => nearly(), 1 => (any::<bool>(), "[0-9]{0,23}")],
-        region in proptest::option::weighted(0.7, select(regions())),
+        (plus, digits, region) in prop_oneof![5 => nearly(), 1 => (any::<bool>(), "[0-9]{0,23}", anywhere())],
     ) {
         assert_same(plus, &digits, region);
     }
@@ -139,7 +146,9 @@ fn the_examples_of_every_region_are_read_at_home_and_from_abroad() {
         let Some(example) = example else { continue };
         let (code, trunk) = (plan.country_code(), plan.national_prefix().unwrap_or(""));
         assert_same(true, &format!("{code}{example}"), None);
-        assert_same(false, &format!("{trunk}{example}"), Some(id));
+        for digits in [trunk, &trunk.repeat(2)].map(|before| format!("{before}{example}")) {
+            assert_same(false, &digits, Some(id));
+        }
         valid += usize::from(normalise_lookup(PHONE, &format!("+{code}{example}"), None).is_some());
     }
     assert!(valid > 240, "only {valid} examples are valid numbers");
