@@ -27,7 +27,7 @@ impl std::fmt::Debug for Captured {
 impl Captured {
     /// Masks the secrets in `body` and keeps at most `limit` bytes of the result.
     #[must_use]
-    pub fn of(body: &[u8], redactor: &Redactor, limit: usize) -> Self {
+    pub fn of(body: &[u8], redactor: &Redactor<'_>, limit: usize) -> Self {
         cut(&redactor.redact(body), limit)
     }
 }
@@ -58,12 +58,12 @@ pub fn presentable(bytes: &[u8]) -> (String, &'static str) {
 /// Headers with their secrets masked: whole values of headers that carry credentials, the values of cookies, and
 /// known secrets anywhere.
 #[must_use]
-pub fn redact_headers(headers: &[(String, String)], redactor: &Redactor) -> Vec<(String, String)> {
+pub fn redact_headers(headers: &[(String, String)], redactor: &Redactor<'_>) -> Vec<(String, String)> {
     let value = |name: &str, value: &str| {
         if name.eq_ignore_ascii_case("set-cookie") {
-            return redactor.redact_text(&mask_cookie(value));
+            return redactor.redact_text(&mask_cookie(value)).into_owned();
         }
-        if is_secret_header(name) { MASK.to_owned() } else { redactor.redact_text(value) }
+        if is_secret_header(name) { MASK.to_owned() } else { redactor.redact_text(value).into_owned() }
     };
     headers.iter().map(|(name, given)| (name.clone(), value(name, given))).collect()
 }

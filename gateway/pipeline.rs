@@ -529,7 +529,7 @@ impl Pipeline {
         judgement: &Judgement,
         sent: &Sent,
         outgoing: &Outgoing,
-        redactor: &Redactor,
+        redactor: &Redactor<'_>,
     ) -> AttemptEnd {
         let reply = match &sent.result {
             Ok(reply) => Some(reply),

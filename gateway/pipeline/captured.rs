@@ -9,7 +9,7 @@ pub(super) fn captured(
     outgoing: &Outgoing,
     added: &[(String, String)],
     reply: Option<&Reply>,
-    redactor: &Redactor,
+    redactor: &Redactor<'_>,
     limit: usize,
 ) -> ExchangeRecord {
     let (url, headers, body) = match &outgoing.masked {

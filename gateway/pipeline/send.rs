@@ -1,5 +1,6 @@
 //! One exchange from the lead to the judged reply: what is sent, where to, and what it means.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -95,11 +96,13 @@ pub(super) async fn judge(entry: &Arc<ContractEntry>, sent: Sent, now: Timestamp
 }
 
 /// A judgement without the secrets that the reply it was read from echoed. (Not `redirect_url`: the person needs it whole.)
-pub fn masked(mut judgement: Judgement, redactor: &Redactor) -> Judgement {
+pub fn masked(mut judgement: Judgement, redactor: &Redactor<'_>) -> Judgement {
     for text in
         [&mut judgement.reason, &mut judgement.reference, &mut judgement.explanation.found].into_iter().flatten()
     {
-        *text = redactor.redact_text(text);
+        if let Cow::Owned(masked) = redactor.redact_text(text) {
+            *text = masked;
+        }
     }
     judgement
 }

@@ -77,7 +77,8 @@ fn bytes_that_are_not_text_are_searched_too() {
 
 #[test]
 fn a_body_is_cut_after_masking_and_says_so() {
-    let redactor = Redactor::new(&secrets(&["supersecret"]));
+    let known = secrets(&["supersecret"]);
+    let redactor = Redactor::new(&known);
     let captured = Captured::of(b"id=supersecret&x=1", &redactor, 8);
     assert_eq!((captured.body.as_slice(), captured.truncated), (b"id=***&x".as_slice(), true));
     let whole = Captured::of(b"id=supersecret", &redactor, 6);
@@ -129,4 +130,95 @@ proptest! {
         prop_assert!(!survives || secret.contains('*'));
         prop_assert!(kept.len() <= limit);
     }
+
+    /// The search looks for beginnings first; here each spelling is searched for alone.
+    #[test]
+    fn every_spelling_is_found_wherever_a_search_for_it_alone_finds_it(
+        one in r#"[a-d0-9~+@ /"'&<>!é€😀\\\t-]{4,12}"#, two in "[ab]{4,6}",
+        parts in prop::collection::vec((0_usize..60, 0_usize..20, "[ab=<&%+ ]{0,3}"), 0..8), cut in 0_usize..12
+    ) {
+        let mut all: Vec<Vec<u8>> = [&one, &two].into_iter().flat_map(|secret| spellings(secret)).collect();
+        all.retain(|form| form.len() >= 4);
+        let mut text = Vec::new();
+        for (number, skipped, between) in parts {
+            let form = &all[number % all.len()];
+            // Often a part of a form only, as its end may be where the next one begins.
+            text.extend_from_slice(&form[if skipped < 12 { 0 } else { skipped % form.len() }..]);
+            text.extend_from_slice(between.as_bytes());
+        }
+        text.truncate(text.len().saturating_sub(cut));
+        let shown = redact(&text, &secrets(&[&one, &two])).into_owned();
+        prop_assert_eq!(shown, redacted_one_by_one(&text, &all), "{:?}", String::from_utf8_lossy(&text));
+    }
+}
+
+/// A secret as formats write it.
+fn spellings(secret: &str) -> Vec<Vec<u8>> {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+    const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    const LENIENT: &AsciiSet = &STRICT.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
+    let json = serde_json::to_string(secret).unwrap();
+    let json = json[1..json.len() - 1].to_owned();
+    let ascii: String = json
+        .chars()
+        .map(|c| match c {
+            _ if c.is_ascii() => c.to_string(),
+            _ => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+        })
+        .collect();
+    let markup = |quote: &str, apostrophe: &str, greater: &str| {
+        let text = secret.replace('&', "&amp;").replace('<', "&lt;").replace('>', greater);
+        text.replace('"', quote).replace('\'', apostrophe)
+    };
+    let mut texts = vec![secret.to_owned(), json.replace('/', "\\/"), json, ascii];
+    for (quote, apostrophe, greater) in [
+        ("&quot;", "&apos;", "&gt;"),
+        ("&quot;", "&#39;", "&gt;"),
+        ("&#34;", "&#39;", "&gt;"),
+        ("\"", "'", "&gt;"),
+        ("\"", "'", ">"),
+    ] {
+        texts.push(markup(quote, apostrophe, greater));
+    }
+    for (set, space) in [(STRICT, "%20"), (LENIENT, "%20"), (STRICT, "+")] {
+        texts.push(utf8_percent_encode(secret, set).to_string().replace("%20", space));
+    }
+    texts.push(form_urlencoded::byte_serialize(secret.as_bytes()).collect());
+    for encoded in texts.split_off(9) {
+        let lower = encoded.char_indices().map(|(at, c)| {
+            let hex = encoded[..at].ends_with('%') || at >= 2 && encoded.as_bytes()[at - 2] == b'%';
+            if hex { c.to_ascii_lowercase() } else { c }
+        });
+        texts.push(lower.collect());
+        texts.push(encoded);
+    }
+    let mut all: Vec<Vec<u8>> = texts.into_iter().map(String::into_bytes).collect();
+    for before in 0..3 {
+        let bytes = [vec![0; before], secret.as_bytes().to_vec()].concat();
+        for text in [STANDARD.encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes)] {
+            all.push(text.as_bytes()[(before * 8).div_ceil(6)..bytes.len() * 8 / 6].to_vec());
+        }
+    }
+    all
+}
+
+/// Each form's finds one after another, and the longest beginning of it that ends the text.
+fn redacted_one_by_one(text: &[u8], forms: &[Vec<u8>]) -> Vec<u8> {
+    let mut found: Vec<std::ops::Range<usize>> = Vec::new();
+    for form in forms {
+        found.extend(memchr::memmem::find_iter(text, form).map(|at| at..at + form.len()));
+        let cut = (4..form.len()).rev().find(|length| text.ends_with(&form[..*length]));
+        found.extend(cut.map(|length| text.len() - length..text.len()));
+    }
+    found.sort_by_key(|range| range.start);
+    let (mut out, mut done) = (Vec::new(), 0);
+    for range in found {
+        if range.start >= done {
+            out.extend_from_slice(&text[done..range.start]);
+            out.extend_from_slice(b"***");
+        }
+        done = done.max(range.end);
+    }
+    out.extend_from_slice(&text[done..]);
+    out
 }
