@@ -16,6 +16,7 @@ mod form;
 mod helpers;
 mod load;
 mod position;
+mod program;
 mod request;
 mod sample;
 mod scope;
@@ -60,6 +61,8 @@ pub struct Renderer {
     keys: BTreeMap<String, String>,
     /// Secrets that are the same in every request.
     secrets: Vec<String>,
+    /// Templates are rendered, and results checked, the short way where there is one.
+    shortcuts: bool,
 }
 
 impl fmt::Debug for Renderer {
@@ -145,6 +148,12 @@ impl Renderer {
         compile::compile(contract, campaign, templates)
     }
 
+    /// The same, but all by Handlebars and by the full checks: what the short ways are compared with.
+    #[must_use]
+    pub fn without_shortcuts(self) -> Self {
+        Self { shortcuts: false, ..self }
+    }
+
     /// The request for one attempt, with its masked twin for storing.
     ///
     /// # Errors
@@ -162,13 +171,13 @@ impl Renderer {
     fn render_to(&self, to: &Piece, input: &RenderInput<'_>, scene: &Scene<'_>) -> Result<Outgoing, RenderFault> {
         let (request, secrets) = Composer::new(self, to, input, scene, None).compose()?;
         let masked = if self.masks() {
-            let (Request { url, headers, body }, _) =
+            let (Request { url, headers, body, .. }, _) =
                 Composer::new(self, to, input, scene, Some(&request)).compose()?;
             Some(Masked { url, headers, body })
         } else {
             None
         };
-        let Request { url, headers, body } = request;
+        let Request { url, headers, body, .. } = request;
         let http_method = if self.method == Method::Get { "GET" } else { "POST" };
         Ok(Outgoing { http_method, url, headers, body, masked, secrets, backup: None, send_before: None })
     }

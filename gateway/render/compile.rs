@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 use super::context::Own;
 use super::escape::Format;
 use super::load::{Loader, without_bom};
+use super::program::Program;
 use super::scope::Uses;
 use super::soap::Version;
 use super::wsse::Security;
@@ -43,7 +44,14 @@ pub(super) enum Text {
     /// The same for every lead.
     Fixed(String),
     /// With variables.
-    Template(Template),
+    Template(Box<Loaded>),
+}
+
+/// A template that has been checked.
+pub(super) struct Loaded {
+    pub(super) template: Template,
+    /// The same as steps, where it is of the usual kind.
+    pub(super) program: Option<Program>,
 }
 
 impl Piece {
@@ -174,6 +182,7 @@ pub(super) fn compile(
             maps: contract.maps.clone(),
             keys: loader.keys,
             secrets,
+            shortcuts: true,
         }),
         _ => Err(loader.faults),
     }
@@ -388,8 +397,8 @@ impl Compiler<'_> {
             return None;
         };
         let mut uses = Uses::default();
-        let template = self.loader.load(path, without_bom(&text), format, false, &mut uses);
-        Some(self.piece(path, false, format, Text::Template(template), false, &uses))
+        let text = self.template(path, without_bom(&text), format, false, &mut uses);
+        Some(self.piece(path, false, format, text, false, &uses))
     }
 
     /// A value of the configuration: a reference, which is resolved and sent as it is, or a template.
@@ -404,7 +413,7 @@ impl Compiler<'_> {
                 }
             }
         } else if value.0.contains("{{") {
-            Text::Template(self.loader.load(key, &value.0, format, true, &mut uses))
+            self.template(key, &value.0, format, true, &mut uses)
         } else {
             Text::Fixed(value.0.clone())
         };
@@ -413,6 +422,12 @@ impl Compiler<'_> {
             add_piece(&mut self.secrets, format, text);
         }
         self.piece(key, true, format, text, secret, &uses)
+    }
+
+    fn template(&mut self, name: &str, text: &str, format: Format, inline: bool, uses: &mut Uses) -> Text {
+        let template = self.loader.load(name, text, format, inline, uses);
+        let program = Program::compile(&template, self.loader.campaign, format);
+        Text::Template(Box::new(Loaded { template, program }))
     }
 
     fn piece(&mut self, name: &str, inline: bool, format: Format, text: Text, secret: bool, uses: &Uses) -> Piece {

@@ -19,7 +19,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value as Json;
 
 use super::escape::{Encode, Format, cdata};
-use super::helpers::{Args, Function, Gives, HELPERS, SIGNATURE, Spec, text_of};
+use super::helpers::{Args, Function, Gives, HELPERS, SIGNATURE, Spec, Value, text_of};
 use super::wellformed::{self, Xml};
 use crate::model::contract::Charset;
 use crate::model::id::DeliveryId;
@@ -134,20 +134,10 @@ impl<'rc> Run<'rc> {
     pub(super) fn new(context: &'rc Context, scene: &'rc Scene<'rc>, scenic: &[&'static Spec], masking: bool) -> Self {
         let mut local = RenderContext::new(None);
         for spec in scenic {
-            if let Function::Scenic(function) = spec.function {
-                local.register_local_helper(spec.name, Box::new(Scenic { spec, function, scene, masking }));
-            }
+            let calling = Calling { spec, scene: Some(scene), masking, raw: false };
+            local.register_local_helper(spec.name, Box::new(calling));
         }
         Self { context, scene, local, masking }
-    }
-
-    pub(super) fn masking(&self) -> bool {
-        self.masking
-    }
-
-    /// What was made of secrets in this request so far.
-    pub(super) fn derived(&self) -> Vec<String> {
-        self.scene.derived()
     }
 
     /// Renders a template into `format`; `piece` tells the templates of one request apart.
@@ -227,22 +217,34 @@ const _: () = {
 fn build(format: Format, charset: Charset, masking: bool) -> Handlebars<'static> {
     let mut registry = Handlebars::new();
     registry.register_escape_fn(move |text| {
-        // The mask stays readable in a URL too, where it would be %2A%2A%2A.
-        if masking && text == MASK { MASK.to_owned() } else { format.escape_in(text, charset).into_owned() }
+        let mut out = String::with_capacity(text.len() + text.len() / 4 + 8);
+        write_value(text, format, charset, masking, &mut out);
+        out
     });
     for spec in HELPERS {
-        let raw = format == Format::Json && spec.gives == Gives::Json;
-        match spec.function {
-            Function::Pure(function) => {
-                registry.register_helper(spec.name, Box::new(Pure { spec, function, masking, raw }));
-            }
-            Function::Truth(function) => registry.register_helper(spec.name, Box::new(Truth { function, masking })),
-            Function::Scenic(_) => {}
+        if !matches!(spec.function, Function::Scenic(_)) {
+            let raw = writes_raw(spec, format);
+            registry.register_helper(spec.name, Box::new(Calling { spec, scene: None, masking, raw }));
         }
     }
     registry.register_helper("nested", Box::new(Nested { charset, masking }));
     registry.register_helper(PARTIAL, Box::new(Partial));
     registry
+}
+
+/// Writes a value's text as the format wants it.
+pub(super) fn write_value(text: &str, format: Format, charset: Charset, masking: bool, out: &mut String) {
+    if masking && text == MASK {
+        // It stays readable in a URL too, where it would be %2A%2A%2A.
+        out.push_str(MASK);
+    } else {
+        format.write(text, charset, out);
+    }
+}
+
+/// Whether what the helper gives is this format's own text, which is not escaped.
+pub(super) fn writes_raw(spec: &Spec, format: Format) -> bool {
+    format == Format::Json && spec.gives == Gives::Json
 }
 
 /// Why a helper could not do its work; carried through Handlebars' own error.
@@ -254,36 +256,85 @@ pub(super) struct HelperFault {
     pub(super) message: String,
 }
 
-fn evaluate(
-    spec: &'static Spec,
-    helper: &Helper<'_>,
+/// What a helper makes of its arguments, or of masked ones.
+///
+/// # Errors
+/// Why it cannot. The message never holds a value.
+pub(super) fn call<'v>(
+    spec: &Spec,
+    args: &Args<'_, 'v>,
+    scene: &Scene<'_>,
     masking: bool,
-    function: impl FnOnce(&Args<'_, '_>) -> Result<Json, String>,
-) -> Result<Json, RenderError> {
-    let args = Args(helper);
-    if masking && is_masked(helper) {
-        return Ok(if spec.gives == Gives::Json { Json::from(MASK).to_string() } else { MASK.to_owned() }.into());
+) -> Result<Value<'v>, String> {
+    match spec.function {
+        Function::Scenic(function) => {
+            let number = args.option_value(SIGNATURE).and_then(|number| match number {
+                Value::Number(number) => number.as_u64(),
+                _ => None,
+            });
+            let signature = number.map(|number| scene.next_signature(number));
+            match signature {
+                Some(name) if masking => return Ok(scene.kept_signature(name).into()),
+                _ => {}
+            }
+            let value = masked(spec, args, masking).map_or_else(|| function(args, scene), Ok)?;
+            if let Some(name) = signature {
+                scene.keep_signature(name, &value.text());
+            }
+            Ok(value)
+        }
+        Function::Pure(_) | Function::Truth(_) => call_without_scene(spec, args, masking),
     }
-    function(&args).map_err(|message| {
-        let fault = HelperFault { helper: spec.name, variable: args.variable(), message };
-        RenderErrorReason::NestedError(Box::new(fault)).into()
+}
+
+/// The same for a helper that does not look at the scene.
+fn call_without_scene<'v>(spec: &Spec, args: &Args<'_, 'v>, masking: bool) -> Result<Value<'v>, String> {
+    if let Some(masked) = masked(spec, args, masking) {
+        return Ok(masked);
+    }
+    match spec.function {
+        Function::Pure(function) => function(args),
+        Function::Truth(function) => Ok(Value::Boolean(function(args))),
+        Function::Scenic(_) => Err("it is registered with each request only".to_owned()),
+    }
+}
+
+/// Of a masked value a helper makes the mask. So a condition of one is true, and the masked copy shows its first branch.
+fn masked(spec: &Spec, args: &Args<'_, '_>, masking: bool) -> Option<Value<'static>> {
+    (masking && args.are_masked()).then(|| match spec.gives {
+        Gives::Json => Json::from(MASK).to_string().into(),
+        _ => MASK.into(),
     })
 }
 
-fn is_masked(helper: &Helper<'_>) -> bool {
-    let mut values = helper.params().iter().chain(helper.hash().values());
-    values.any(|value| value.value() == MASK)
-}
-
-struct Pure {
+/// A helper as Handlebars calls it.
+struct Calling<'s> {
     spec: &'static Spec,
-    function: fn(&Args<'_, '_>) -> Result<Json, String>,
+    /// `None` where it does not look at the scene.
+    scene: Option<&'s Scene<'s>>,
     masking: bool,
     /// What it gives is this format's own text.
     raw: bool,
 }
 
-impl HelperDef for Pure {
+impl Calling<'_> {
+    fn made(&self, helper: &Helper<'_>) -> Result<Json, RenderError> {
+        let values: Vec<_> = helper.params().iter().map(|param| Value::of(param.value())).collect();
+        let options: Vec<_> = helper.hash().iter().map(|(name, option)| (*name, Value::of(option.value()))).collect();
+        let args = Args { values: &values, options: &options };
+        let value = match self.scene {
+            Some(scene) => call(self.spec, &args, scene, self.masking),
+            None => call_without_scene(self.spec, &args, self.masking),
+        };
+        value.map(Value::into_json).map_err(|message| {
+            let variable = helper.params().iter().find_map(|param| param.relative_path().cloned());
+            let fault = HelperFault { helper: self.spec.name, variable, message };
+            RenderErrorReason::NestedError(Box::new(fault)).into()
+        })
+    }
+}
+
+impl HelperDef for Calling<'_> {
     fn call_inner<'reg: 'rc, 'rc>(
         &self,
         helper: &Helper<'rc>,
@@ -291,7 +342,7 @@ impl HelperDef for Pure {
         _: &'rc Context,
         _: &mut RenderContext<'reg, 'rc>,
     ) -> Result<ScopedJson<'rc>, RenderError> {
-        evaluate(self.spec, helper, self.masking, self.function).map(ScopedJson::Derived)
+        self.made(helper).map(ScopedJson::Derived)
     }
 
     fn call<'reg: 'rc, 'rc>(
@@ -302,7 +353,7 @@ impl HelperDef for Pure {
         _: &mut RenderContext<'reg, 'rc>,
         out: &mut dyn Output,
     ) -> HelperResult {
-        let value = evaluate(self.spec, helper, self.masking, self.function)?;
+        let value = self.made(helper)?;
         let text = text_of(&value);
         if self.raw {
             out.write(&text)?;
@@ -310,56 +361,6 @@ impl HelperDef for Pure {
             out.write(&registry.get_escape_fn()(&text))?;
         }
         Ok(())
-    }
-}
-
-/// Given a masked value it is true, so that the masked copy shows a condition's first branch.
-struct Truth {
-    function: fn(&Args<'_, '_>) -> bool,
-    masking: bool,
-}
-
-impl HelperDef for Truth {
-    fn call_inner<'reg: 'rc, 'rc>(
-        &self,
-        helper: &Helper<'rc>,
-        _: &'reg Handlebars<'reg>,
-        _: &'rc Context,
-        _: &mut RenderContext<'reg, 'rc>,
-    ) -> Result<ScopedJson<'rc>, RenderError> {
-        if self.masking && is_masked(helper) {
-            return Ok(ScopedJson::Derived(MASK.into()));
-        }
-        Ok(ScopedJson::Derived((self.function)(&Args(helper)).into()))
-    }
-}
-
-struct Scenic<'s> {
-    spec: &'static Spec,
-    function: fn(&Args<'_, '_>, &Scene<'_>) -> Result<Json, String>,
-    scene: &'s Scene<'s>,
-    masking: bool,
-}
-
-impl HelperDef for Scenic<'_> {
-    fn call_inner<'reg: 'rc, 'rc>(
-        &self,
-        helper: &Helper<'rc>,
-        _: &'reg Handlebars<'reg>,
-        _: &'rc Context,
-        _: &mut RenderContext<'reg, 'rc>,
-    ) -> Result<ScopedJson<'rc>, RenderError> {
-        let number = helper.hash_get(SIGNATURE).and_then(|number| number.value().as_u64());
-        let signature = number.map(|number| self.scene.next_signature(number));
-        match signature {
-            Some(name) if self.masking => return Ok(ScopedJson::Derived(self.scene.kept_signature(name).into())),
-            _ => {}
-        }
-        let value = evaluate(self.spec, helper, self.masking, |args| (self.function)(args, self.scene))?;
-        if let Some(name) = signature {
-            self.scene.keep_signature(name, &text_of(&value));
-        }
-        Ok(ScopedJson::Derived(value))
     }
 }
 
@@ -383,7 +384,7 @@ impl HelperDef for Nested {
             let fault = HelperFault { helper: "nested", variable: None, message: message.to_owned() };
             RenderError::from(RenderErrorReason::NestedError(Box::new(fault)))
         };
-        let word = text_of(Args(helper).value(0));
+        let word = helper.param(0).map_or_else(Default::default, |word| text_of(word.value()));
         let format = Format::nested(&word).ok_or_else(|| fault("not a format"))?;
         let mut inner = Buffer(String::new());
         if let Some(content) = helper.template() {
@@ -395,8 +396,8 @@ impl HelperDef for Nested {
         };
         if !self.masking {
             match format {
-                Format::Xml => wellformed::xml(&text, Xml::Nested),
-                Format::Json => wellformed::json(&text),
+                Format::Xml => wellformed::xml(&text, Xml::Nested, false),
+                Format::Json => wellformed::json(&text, false),
                 _ => Ok(()),
             }
             .map_err(|broken| fault(&broken.message))?;

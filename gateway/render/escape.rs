@@ -1,12 +1,10 @@
 //! The formats that a value can be written into, and how each is escaped. A template never chooses: the place where it
 //! stands does.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::form;
 use crate::model::contract::Charset;
 
 /// What a piece of text becomes part of.
@@ -46,21 +44,22 @@ impl Format {
 
     /// `text` written so that a reader of this format reads `text` again. Characters that the format cannot carry are
     /// dropped.
-    pub(super) fn escape(self, text: &str) -> Cow<'_, str> {
-        self.escape_in(text, Charset::Utf8)
+    pub(super) fn escape(self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len() + text.len() / 4 + 8);
+        self.write(text, Charset::Utf8, &mut out);
+        out
     }
 
-    /// The same for a text that is sent in this charset, where its bytes are written out.
-    pub(super) fn escape_in(self, text: &str, charset: Charset) -> Cow<'_, str> {
+    /// The same, written behind what `out` holds, for a text that is sent in this charset, where its bytes are written
+    /// out.
+    pub(super) fn write(self, text: &str, charset: Charset, out: &mut String) {
         match self {
-            Self::Xml | Self::Html => markup(text),
-            Self::Json => json(text),
-            Self::Form => form::encode(text, charset).into(),
-            Self::Header if text.contains(char::is_control) => {
-                text.chars().filter(|c| !c.is_control()).collect::<String>().into()
-            }
-            Self::Text | Self::Header => text.into(),
-            Self::Url => utf8_percent_encode(text, URL_COMPONENT).into(),
+            Self::Xml | Self::Html => markup(text, out),
+            Self::Json => json(text, out),
+            Self::Form => out.extend(form_urlencoded::byte_serialize(&charset.encode(text))),
+            Self::Header if text.contains(char::is_control) => out.extend(text.chars().filter(|c| !c.is_control())),
+            Self::Text | Self::Header => out.push_str(text),
+            Self::Url => out.extend(utf8_percent_encode(text, URL_COMPONENT)),
         }
     }
 }
@@ -105,9 +104,9 @@ pub(super) fn is_xml_char(c: char) -> bool {
 
 /// One escaper for text and for attributes: line breaks and tabs are references, because a parser turns bare ones in an
 /// attribute into spaces (XML 1.0, section 3.3.3) and a bare CR anywhere into LF (2.11).
-fn markup(text: &str) -> Cow<'_, str> {
-    let plain = |c: char| !matches!(c, '&' | '<' | '>' | '"' | '\'' | '\t' | '\n' | '\r') && is_xml_char(c);
-    replace_special(text, plain, |c, out| match c {
+fn markup(text: &str, out: &mut String) {
+    const STOPS: Stops = Stops::controls_and(b"&<>\"'\xEF");
+    STOPS.replace(text, out, |c, out| match c {
         '&' => out.push_str("&amp;"),
         '<' => out.push_str("&lt;"),
         '>' => out.push_str("&gt;"),
@@ -116,35 +115,58 @@ fn markup(text: &str) -> Cow<'_, str> {
         '\t' => out.push_str("&#9;"),
         '\n' => out.push_str("&#10;"),
         '\r' => out.push_str("&#13;"),
+        c if is_xml_char(c) => out.push(c),
         _ => {}
-    })
+    });
 }
 
 /// RFC 8259, section 7. U+2028 and U+2029 are escaped too: legal JSON, but line ends to older JavaScript.
-fn json(text: &str) -> Cow<'_, str> {
-    let plain = |c: char| c >= ' ' && !matches!(c, '"' | '\\' | '\u{2028}' | '\u{2029}');
-    replace_special(text, plain, |c, out| match c {
+fn json(text: &str, out: &mut String) {
+    const STOPS: Stops = Stops::controls_and(b"\"\\\xE2");
+    STOPS.replace(text, out, |c, out| match c {
         '"' => out.push_str("\\\""),
         '\\' => out.push_str("\\\\"),
         '\n' => out.push_str("\\n"),
         '\r' => out.push_str("\\r"),
         '\t' => out.push_str("\\t"),
         // Writing to a String cannot fail.
-        _ => drop(write!(out, "\\u{:04x}", u32::from(c))),
-    })
+        '\0'..' ' | '\u{2028}' | '\u{2029}' => drop(write!(out, "\\u{:04x}", u32::from(c))),
+        c => out.push(c),
+    });
 }
 
-fn replace_special(text: &str, plain: impl Fn(char) -> bool, special: impl Fn(char, &mut String)) -> Cow<'_, str> {
-    let Some(first) = text.find(|c| !plain(c)) else { return text.into() };
-    let (clean, rest) = text.split_at(first);
-    let mut out = String::with_capacity(text.len() + text.len() / 4 + 8);
-    out.push_str(clean);
-    for c in rest.chars() {
-        if plain(c) {
-            out.push(c);
-        } else {
-            special(c, &mut out);
+/// The bytes at which an escaper looks twice: ASCII characters, and first bytes of others.
+struct Stops([bool; 256]);
+
+impl Stops {
+    const fn controls_and(others: &[u8]) -> Self {
+        let mut stops = [false; 256];
+        let mut at = 0;
+        while at < 0x20 {
+            stops[at] = true;
+            at += 1;
         }
+        at = 0;
+        while at < others.len() {
+            stops[others[at] as usize] = true;
+            at += 1;
+        }
+        Self(stops)
     }
-    out.into()
+
+    /// Writes `text` with what `replacement` makes of the characters that begin with a stop.
+    fn replace(&self, text: &str, out: &mut String, replacement: impl Fn(char, &mut String)) {
+        let mut rest = text;
+        while let Some(at) = rest.bytes().position(|byte| self.0[usize::from(byte)]) {
+            // A stop is the first byte of a character.
+            let (clean, from) = rest.split_at(at);
+            out.push_str(clean);
+            let mut chars = from.chars();
+            if let Some(c) = chars.next() {
+                replacement(c, out);
+            }
+            rest = chars.as_str();
+        }
+        out.push_str(rest);
+    }
 }

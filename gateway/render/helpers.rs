@@ -39,14 +39,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use handlebars::Helper;
-use serde_json::Value as Json;
+use handlebars::JsonTruthy;
+use serde_json::{Number, Value as Json};
 
 pub(super) use value::NUMBERS;
 
 use super::engine::Scene;
 use crate::model::contract::Contract;
-use crate::model::secret::SecretText;
+use crate::model::secret::{MASK, SecretText};
 
 /// Hidden options that loading gives to an `hmac`: where its key's value is computed, and which of the template's
 /// signatures with a secret key it is.
@@ -71,9 +71,9 @@ type Check = fn(&Literals<'_>, &Contract) -> Result<(), String>;
 #[derive(Clone, Copy)]
 pub(super) enum Function {
     /// Its arguments are all that it needs.
-    Pure(fn(&Args<'_, '_>) -> Result<Json, String>),
+    Pure(for<'v> fn(&Args<'_, 'v>) -> Result<Value<'v>, String>),
     /// It also looks at the delivery being rendered, or at the contract.
-    Scenic(fn(&Args<'_, '_>, &Scene<'_>) -> Result<Json, String>),
+    Scenic(for<'v> fn(&Args<'_, 'v>, &Scene<'_>) -> Result<Value<'v>, String>),
     /// It tells yes or no.
     Truth(fn(&Args<'_, '_>) -> bool),
 }
@@ -118,7 +118,11 @@ pub(super) static HELPERS: &[Spec] = &[
         check: Some(time::check_now),
         ..plain("now", 0..=1, nothing)
     },
-    Spec { options: &["format", "region"], check: Some(phone::check), ..plain("phone", 1..=2, phone::phone) },
+    Spec {
+        options: &["format", "region"],
+        check: Some(phone::check),
+        ..plain("phone", 1..=2, |args| phone::phone(args).map(Value::from))
+    },
     Spec {
         options: &["decimals", "decimal", "group"],
         gives: Gives::Number,
@@ -164,7 +168,7 @@ pub(super) static DERIVED: Spec = Spec { function: Scenic(digest::derived), ..pl
 const fn plain(
     name: &'static str,
     args: RangeInclusive<usize>,
-    function: fn(&Args<'_, '_>) -> Result<Json, String>,
+    function: for<'v> fn(&Args<'_, 'v>) -> Result<Value<'v>, String>,
 ) -> Spec {
     Spec { name, args, options: &[], function: Pure(function), gives: Gives::Text, check: None }
 }
@@ -175,55 +179,157 @@ const fn truth(name: &'static str, args: RangeInclusive<usize>, function: fn(&Ar
 
 /// Stands where another function replaces it.
 #[expect(clippy::unnecessary_wraps, reason = "helpers share one signature")]
-fn nothing(_: &Args<'_, '_>) -> Result<Json, String> {
-    Ok(Json::Null)
+fn nothing<'v>(_: &Args<'_, 'v>) -> Result<Value<'v>, String> {
+    Ok(Value::Null)
+}
+
+/// A value that templates work with: the lead's own text as long as nothing has to be changed in it.
+#[derive(Clone)]
+pub(super) enum Value<'v> {
+    Null,
+    Boolean(bool),
+    Number(Number),
+    Text(Cow<'v, str>),
+    /// A list or a group.
+    Parts(Cow<'v, Json>),
+}
+
+impl<'v> Value<'v> {
+    pub(super) fn of(json: &'v Json) -> Self {
+        match json {
+            Json::Null => Self::Null,
+            Json::Bool(truth) => Self::Boolean(*truth),
+            Json::Number(number) => Self::Number(number.clone()),
+            Json::String(text) => Self::Text(text.into()),
+            Json::Array(_) | Json::Object(_) => Self::Parts(Cow::Borrowed(json)),
+        }
+    }
+
+    pub(super) fn into_json(self) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Boolean(truth) => Json::Bool(truth),
+            Self::Number(number) => Json::Number(number),
+            Self::Text(text) => Json::String(text.into_owned()),
+            Self::Parts(json) => json.into_owned(),
+        }
+    }
+
+    /// A scalar as text. (Objects and lists are kept out when templates are loaded.)
+    pub(super) fn into_text(self) -> Cow<'v, str> {
+        match self {
+            Self::Text(text) => text,
+            Self::Boolean(true) => "true".into(),
+            Self::Boolean(false) => "false".into(),
+            Self::Number(number) => number.to_string().into(),
+            Self::Null | Self::Parts(_) => "".into(),
+        }
+    }
+
+    pub(super) fn text(&self) -> Cow<'v, str> {
+        self.clone().into_text()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Null | Self::Parts(_) => true,
+            Self::Boolean(_) | Self::Number(_) => false,
+        }
+    }
+
+    /// Whether it is the mask that stands for a value which must not be stored.
+    pub(super) fn is_mask(&self) -> bool {
+        matches!(self, Self::Text(text) if text == MASK)
+    }
+
+    /// As Handlebars sees it.
+    pub(super) fn is_truthy(&self, zero_counts: bool) -> bool {
+        match self {
+            Self::Null => false,
+            Self::Boolean(truth) => *truth,
+            Self::Number(_) if zero_counts => true,
+            Self::Number(number) => number.as_f64().is_some_and(f64::is_normal),
+            Self::Text(text) => !text.is_empty(),
+            Self::Parts(json) => json.is_truthy(zero_counts),
+        }
+    }
+}
+
+impl From<Json> for Value<'_> {
+    fn from(json: Json) -> Self {
+        match json {
+            Json::Null => Self::Null,
+            Json::Bool(truth) => Self::Boolean(truth),
+            Json::Number(number) => Self::Number(number),
+            Json::String(text) => Self::Text(text.into()),
+            Json::Array(_) | Json::Object(_) => Self::Parts(Cow::Owned(json)),
+        }
+    }
+}
+
+impl<'v> From<Cow<'v, str>> for Value<'v> {
+    fn from(text: Cow<'v, str>) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'v> From<&'v str> for Value<'v> {
+    fn from(text: &'v str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Value<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
 }
 
 /// What a helper was given, evaluated.
-pub(super) struct Args<'a, 'rc>(pub(super) &'a Helper<'rc>);
+pub(super) struct Args<'a, 'v> {
+    pub(super) values: &'a [Value<'v>],
+    pub(super) options: &'a [(&'a str, Value<'v>)],
+}
 
-impl<'a> Args<'a, '_> {
+impl<'a, 'v> Args<'a, 'v> {
     pub(super) fn count(&self) -> usize {
-        self.0.params().len()
-    }
-
-    pub(super) fn values(&self) -> impl Iterator<Item = &'a Json> {
-        self.0.params().iter().map(handlebars::PathAndJson::value)
+        self.values.len()
     }
 
     /// The argument; null where there is none.
-    pub(super) fn value(&self, at: usize) -> &'a Json {
-        self.0.param(at).map_or(&Json::Null, handlebars::PathAndJson::value)
+    pub(super) fn value(&self, at: usize) -> &'a Value<'v> {
+        const NULL: &Value<'static> = &Value::Null;
+        self.values.get(at).unwrap_or(NULL)
     }
 
     /// The argument as text; empty where there is none.
-    pub(super) fn text(&self, at: usize) -> Cow<'a, str> {
-        text_of(self.value(at))
+    pub(super) fn text(&self, at: usize) -> Cow<'v, str> {
+        self.value(at).text()
     }
 
-    pub(super) fn option(&self, name: &str) -> Option<Cow<'a, str>> {
-        self.0.hash_get(name).map(|option| text_of(option.value()))
+    pub(super) fn option(&self, name: &str) -> Option<Cow<'v, str>> {
+        self.option_value(name).map(Value::text)
+    }
+
+    pub(super) fn option_value(&self, name: &str) -> Option<&'a Value<'v>> {
+        self.options.iter().find(|(option, _)| *option == name).map(|(_, value)| value)
     }
 
     /// A setting that may come as the argument `at` or by name.
-    pub(super) fn setting(&self, at: usize, name: &str) -> Option<Cow<'a, str>> {
+    pub(super) fn setting(&self, at: usize, name: &str) -> Option<Cow<'v, str>> {
         if at < self.count() { Some(self.text(at)) } else { self.option(name) }
     }
 
-    /// The first variable among the arguments, to name it in an error.
-    pub(super) fn variable(&self) -> Option<String> {
-        self.0.params().iter().find_map(|param| param.relative_path().cloned())
+    /// Whether a value among them is masked.
+    pub(super) fn are_masked(&self) -> bool {
+        self.values.iter().chain(self.options.iter().map(|(_, value)| value)).any(Value::is_mask)
     }
 }
 
 /// A scalar as text. (Objects and lists are kept out when templates are loaded.)
 pub(super) fn text_of(value: &Json) -> Cow<'_, str> {
-    match value {
-        Json::String(text) => text.as_str().into(),
-        Json::Bool(truth) => truth.to_string().into(),
-        Json::Number(number) => number.to_string().into(),
-        Json::Null | Json::Array(_) | Json::Object(_) => "".into(),
-    }
+    Value::of(value).into_text()
 }
 
 /// The arguments of a call that stand in the template as they are.

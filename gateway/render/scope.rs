@@ -392,14 +392,14 @@ fn note(shape: Shape, uses: &mut Uses) {
 }
 
 /// A path taken apart.
-struct Trail {
+pub(super) struct Trail {
     from_root: bool,
-    up: usize,
-    names: Vec<String>,
+    pub(super) up: usize,
+    pub(super) names: Vec<String>,
 }
 
 impl Trail {
-    fn read(segments: &[PathSeg]) -> Option<Self> {
+    pub(super) fn read(segments: &[PathSeg]) -> Option<Self> {
         let mut trail = Self { from_root: false, up: 0, names: Vec::new() };
         for segment in segments {
             match segment {

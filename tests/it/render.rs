@@ -1,6 +1,8 @@
 //! Rendering: fixture requests of real receivers, round trips of every format with independent parsers, and what is
 //! refused when a contract is loaded.
 
+mod shortcuts;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;

@@ -4,12 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use hmac::{EagerHash, Hmac, KeyInit, Mac};
 use md5::Md5;
-use serde_json::Value as Json;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
 use super::super::engine::Scene;
-use super::{Args, COMPUTED_KEY, Literals};
+use super::{Args, COMPUTED_KEY, Literals, Value};
 use crate::model::contract::Contract;
 
 const ALGORITHMS: [&str; 4] = ["md5", "sha1", "sha256", "sha512"];
@@ -17,7 +16,7 @@ const ENCODINGS: [&str; 3] = ["hex", "base64", "base64url"];
 const KEY_ENCODINGS: [&str; 3] = ["text", "hex", "base64"];
 
 /// Of an empty value there is no digest: receivers take one for a person whom nobody knows.
-pub(super) fn hash(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+pub(super) fn hash<'v>(args: &Args<'_, 'v>, scene: &Scene<'_>) -> Result<Value<'v>, String> {
     let text = args.text(0);
     if text.is_empty() {
         return Ok("".into());
@@ -39,7 +38,7 @@ pub(super) fn check_hash(literals: &Literals<'_>, _: &Contract) -> Result<(), St
     literals.one_of(usize::MAX, "encoding", &ENCODINGS)
 }
 
-pub(super) fn hmac(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+pub(super) fn hmac<'v>(args: &Args<'_, 'v>, scene: &Scene<'_>) -> Result<Value<'v>, String> {
     let key = key(args, scene)?;
     let text = args.text(0);
     let bytes = scene.charset.encode(&text);
@@ -87,7 +86,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
     STANDARD_NO_PAD.decode(standard).ok()
 }
 
-fn encoded(digest: &[u8], args: &Args<'_, '_>) -> Result<Json, String> {
+fn encoded<'v>(digest: &[u8], args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
     Ok(match args.option("encoding").as_deref() {
         None | Some("hex") => hex::encode(digest),
         Some("base64") => STANDARD.encode(digest),
@@ -112,12 +111,12 @@ fn code<D: EagerHash>(key: &[u8], bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Remembers what was made of a secret, and gives it as it is.
-pub(super) fn derived(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+pub(super) fn derived<'v>(args: &Args<'_, 'v>, scene: &Scene<'_>) -> Result<Value<'v>, String> {
     scene.remember(&args.text(0));
     Ok(args.value(0).clone())
 }
 
-pub(super) fn base64(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+pub(super) fn base64<'v>(args: &Args<'_, 'v>, scene: &Scene<'_>) -> Result<Value<'v>, String> {
     let text = args.text(0);
     let bytes = scene.charset.encode(&text);
     let url_safe = args.option("url").is_some_and(|word| word == "true");
@@ -125,7 +124,7 @@ pub(super) fn base64(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, Str
 }
 
 /// A version 5 UUID (RFC 9562) in the delivery's name space: rendering an attempt again gives the same ids.
-pub(super) fn uuid(_: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+pub(super) fn uuid<'v>(_: &Args<'_, 'v>, scene: &Scene<'_>) -> Result<Value<'v>, String> {
     let digest = Sha1::new().chain_update(scene.delivery.0.as_bytes()).chain_update(scene.next_id_name()).finalize();
     let mut bytes = [0; 16];
     bytes.iter_mut().zip(digest).for_each(|(to, from)| *to = from);

@@ -1,12 +1,11 @@
 //! Numbers, as exact decimals: never through a float.
 
 use rust_decimal::{Decimal, RoundingStrategy};
-use serde_json::Value as Json;
 
-use super::{Args, Literals};
+use super::{Args, Literals, Value};
 use crate::model::contract::Contract;
 
-pub(super) fn number(args: &Args<'_, '_>) -> Result<Json, String> {
+pub(super) fn number<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
     let text = args.text(0);
     if text.trim().is_empty() {
         return Ok("".into());

@@ -1,20 +1,26 @@
 //! Helpers that cut and change text. Positions and lengths are in characters (Unicode scalar values).
 
+use std::borrow::Cow;
+
 use serde_json::Value as Json;
 
-use super::{Args, text_of};
+use super::{Args, Value, text_of};
 
-pub(super) fn upper(args: &Args<'_, '_>) -> Result<Json, String> {
-    Ok(args.text(0).to_uppercase().into())
+pub(super) fn upper<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
+    let text = args.text(0);
+    let as_it_is = text.bytes().all(|b| b.is_ascii() && !b.is_ascii_lowercase());
+    Ok(if as_it_is { text.into() } else { text.to_uppercase().into() })
 }
 
-pub(super) fn lower(args: &Args<'_, '_>) -> Result<Json, String> {
-    Ok(args.text(0).to_lowercase().into())
+pub(super) fn lower<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
+    let text = args.text(0);
+    let as_it_is = text.bytes().all(|b| b.is_ascii() && !b.is_ascii_uppercase());
+    Ok(if as_it_is { text.into() } else { text.to_lowercase().into() })
 }
 
 /// Initials are capitals after white space, a hyphen, and an apostrophe that follows a single letter (O'Brien, but not
 /// don't).
-pub(super) fn title(args: &Args<'_, '_>) -> Result<Json, String> {
+pub(super) fn title<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
     let text = args.text(0);
     let mut out = String::with_capacity(text.len());
     let mut letters = 0_usize;
@@ -30,11 +36,14 @@ pub(super) fn title(args: &Args<'_, '_>) -> Result<Json, String> {
     Ok(out.into())
 }
 
-pub(super) fn trim(args: &Args<'_, '_>) -> Result<Json, String> {
-    Ok(args.text(0).trim().into())
+pub(super) fn trim<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
+    Ok(match args.text(0) {
+        Cow::Borrowed(text) => text.trim().into(),
+        Cow::Owned(text) => text.trim().to_owned().into(),
+    })
 }
 
-pub(super) fn slice(args: &Args<'_, '_>) -> Result<Json, String> {
+pub(super) fn slice<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
     let text = args.text(0);
     let length = text.chars().count();
     let place = |at: usize, word: &str| {
@@ -47,7 +56,7 @@ pub(super) fn slice(args: &Args<'_, '_>) -> Result<Json, String> {
     Ok(text.chars().skip(start).take(end.saturating_sub(start)).collect::<String>().into())
 }
 
-pub(super) fn replace(args: &Args<'_, '_>) -> Result<Json, String> {
+pub(super) fn replace<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
     let from = args.text(1);
     if from.is_empty() {
         return Err("FROM is empty: say what to replace".to_owned());
@@ -55,10 +64,13 @@ pub(super) fn replace(args: &Args<'_, '_>) -> Result<Json, String> {
     Ok(args.text(0).replace(from.as_ref(), &args.text(2)).into())
 }
 
-pub(super) fn concat(args: &Args<'_, '_>) -> Result<Json, String> {
-    let parts = args.values().flat_map(|value| match value {
-        Json::Array(entries) => entries.iter().map(text_of).collect(),
-        value => vec![text_of(value)],
+pub(super) fn concat<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
+    let parts = args.values.iter().flat_map(|value| match value {
+        Value::Parts(list) => match list.as_ref() {
+            Json::Array(entries) => entries.iter().map(text_of).collect(),
+            _ => Vec::new(),
+        },
+        value => vec![value.text()],
     });
     Ok(match args.option("separator") {
         Some(separator) => parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&separator).into(),
@@ -66,10 +78,10 @@ pub(super) fn concat(args: &Args<'_, '_>) -> Result<Json, String> {
     })
 }
 
-pub(super) fn len(args: &Args<'_, '_>) -> Result<Json, String> {
-    Ok(match args.value(0) {
-        Json::Array(entries) => entries.len(),
-        _ => args.text(0).chars().count(),
-    }
-    .into())
+pub(super) fn len<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
+    let length = match args.value(0) {
+        Value::Parts(list) => list.as_array().map_or(0, Vec::len),
+        value => value.text().chars().count(),
+    };
+    Ok(Value::Number(length.into()))
 }

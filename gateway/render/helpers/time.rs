@@ -5,13 +5,12 @@ use jiff::civil::DateTime;
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
-use serde_json::Value as Json;
 
 use super::super::engine::Scene;
-use super::{Args, Literals, shorten};
+use super::{Args, Literals, Value, shorten};
 use crate::model::contract::Contract;
 
-pub(super) fn date(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+pub(super) fn date<'v>(args: &Args<'_, 'v>, scene: &Scene<'_>) -> Result<Value<'v>, String> {
     let text = args.text(0);
     let text = text.trim();
     if text.is_empty() {
@@ -23,7 +22,7 @@ pub(super) fn date(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, Strin
     write(&moment, format.as_deref().unwrap_or("%Y-%m-%d"))
 }
 
-pub(super) fn now(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+pub(super) fn now<'v>(args: &Args<'_, 'v>, scene: &Scene<'_>) -> Result<Value<'v>, String> {
     let format = args.setting(0, "format");
     match format {
         Some(format) => write(&scene.now.to_zoned(zone(args, scene)?), &format),
@@ -65,15 +64,21 @@ fn unknown_zone(what: &str) -> String {
     format!("{what} is not a time zone: use an IANA name such as \"Europe/London\"")
 }
 
+/// `2026-11-21`
+const DATE_LENGTH: usize = 10;
+
 fn read(text: &str, zone: &TimeZone) -> Option<Zoned> {
-    if let Ok(instant) = text.parse::<Timestamp>() {
+    // A timestamp has a time and an offset behind its date; to find that out is dear.
+    if text.len() > DATE_LENGTH
+        && let Ok(instant) = text.parse::<Timestamp>()
+    {
         return Some(instant.to_zoned(zone.clone()));
     }
     text.parse::<DateTime>().ok()?.to_zoned(zone.clone()).ok()
 }
 
-fn write(moment: &Zoned, format: &str) -> Result<Json, String> {
+fn write<'v>(moment: &Zoned, format: &str) -> Result<Value<'v>, String> {
     strtime::format(format, moment)
-        .map(Json::from)
+        .map(Value::from)
         .map_err(|_| "the format is not a strftime format, such as \"%d/%m/%Y\"".to_owned())
 }

@@ -1,24 +1,24 @@
 //! Choosing, comparing and typing values.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
-use handlebars::JsonTruthy;
 use serde_json::Value as Json;
 
 use super::super::engine::Scene;
-use super::{Args, Literals, number, shorten, text_of};
+use super::{Args, Literals, Value, number, shorten};
 use crate::model::contract::Contract;
 use crate::model::secret::MASK;
 
-pub(super) fn default(args: &Args<'_, '_>) -> Result<Json, String> {
-    Ok(args.values().find(|value| !text_of(value).is_empty()).cloned().unwrap_or_default())
+pub(super) fn default<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
+    Ok(args.values.iter().find(|value| !value.is_empty()).cloned().unwrap_or(Value::Null))
 }
 
-pub(super) fn map(args: &Args<'_, '_>, scene: &Scene<'_>) -> Result<Json, String> {
+pub(super) fn map<'v>(args: &Args<'_, 'v>, scene: &Scene<'_>) -> Result<Value<'v>, String> {
     let (name, key) = (args.text(1), args.text(0));
     let table = scene.maps.get(name.as_ref()).ok_or("the contract has no such table in maps")?;
     match table.get(key.as_ref()).or_else(|| table.get("*")) {
-        Some(entry) => Ok(entry.as_str().into()),
+        Some(entry) => Ok(entry.clone().into()),
         None if key.is_empty() => Ok("".into()),
         None => Err(format!(
             "the table `{}` has no entry for this value; add one, or `\"*\"` for all the rest",
@@ -43,29 +43,28 @@ pub(super) fn check_map(literals: &Literals<'_>, contract: &Contract) -> Result<
 }
 
 /// JSON text of a value. Typed by the value itself; `type` reads a text as what it says.
-pub(super) fn json(args: &Args<'_, '_>) -> Result<Json, String> {
+pub(super) fn json<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
     let value = args.value(0);
-    match (value, args.option("type").as_deref(), args.option(NUMBERS)) {
-        (Json::Array(_) | Json::Object(_), Some("number"), _) => return typed_parts(value, true, &[]).map(Json::from),
-        (Json::Array(_) | Json::Object(_), _, Some(names)) => {
-            let names: Vec<&str> = names.split(' ').collect();
-            return typed_parts(value, false, &names).map(Json::from);
+    let kind = args.option("type");
+    if let Value::Parts(parts) = value {
+        return Ok(match (kind.as_deref(), args.option(NUMBERS)) {
+            (Some("number"), _) => typed_parts(parts, true, &[])?,
+            (_, Some(names)) => typed_parts(parts, false, &names.split(' ').collect::<Vec<_>>())?,
+            _ => parts.to_string(),
         }
-        (Json::Array(_) | Json::Object(_), ..) => return Ok(value.to_string().into()),
-        _ => {}
+        .into());
     }
-    let text = text_of(value);
+    let text = value.text();
     if text.is_empty() {
         return Ok("null".into());
     }
-    let typed = match (args.option("type").as_deref(), value) {
-        (Some("number"), _) => json_number(text.trim()).ok_or("not a number")?,
-        (Some("boolean"), _) => json_boolean(text.trim()).ok_or("not true or false")?.to_owned(),
-        (None, Json::Bool(_) | Json::Number(_)) => text.into_owned(),
-        (Some("string") | None, _) => Json::from(text.as_ref()).to_string(),
+    Ok(match (kind.as_deref(), value) {
+        (Some("number"), _) => json_number(text)?.into(),
+        (Some("boolean"), _) => json_boolean(text.trim()).ok_or("not true or false")?.into(),
+        (None, Value::Boolean(_) | Value::Number(_)) => text.into(),
+        (Some("string") | None, _) => Json::from(text.as_ref()).to_string().into(),
         (Some(_), _) => return Err("type is not number, boolean or string".to_owned()),
-    };
-    Ok(typed.into())
+    })
 }
 
 /// The option with the names of the members that are numbers, set where a template is loaded and by no template.
@@ -86,7 +85,7 @@ fn typed_parts(value: &Json, number: bool, names: &[&str]) -> Result<String, Str
             });
             Ok(format!("{{{}}}", members.collect::<Result<Vec<_>, _>>()?.join(",")))
         }
-        Json::String(text) if number && text != MASK => Ok(json_number(text.trim()).ok_or("not a number")?),
+        Json::String(text) if number && text != MASK => Ok(json_number(text.into())?.into_owned()),
         scalar => Ok(scalar.to_string()),
     }
 }
@@ -96,11 +95,13 @@ pub(super) fn check_json(literals: &Literals<'_>, _: &Contract) -> Result<(), St
 }
 
 /// The number as it stands, if JSON can carry it so ("85.50" keeps its zero), else normalised ("+5", "05").
-fn json_number(text: &str) -> Option<String> {
-    if serde_json::from_str::<serde_json::Number>(text).is_ok() {
-        return Some(text.to_owned());
+fn json_number(text: Cow<'_, str>) -> Result<Cow<'_, str>, String> {
+    let plain = text.trim();
+    if serde_json::from_str::<serde_json::Number>(plain).is_err() {
+        let read = number::read(plain).map(|value| value.to_string().into());
+        return read.ok_or_else(|| "not a number".to_owned());
     }
-    number::read(text).map(|value| value.to_string())
+    Ok(if plain.len() == text.len() { text } else { plain.to_owned().into() })
 }
 
 fn json_boolean(text: &str) -> Option<&'static str> {
@@ -114,7 +115,9 @@ fn json_boolean(text: &str) -> Option<&'static str> {
 /// Equal as text; where a number takes part, equal as numbers too (`85.5` and `"85.50"`).
 pub(super) fn equal(args: &Args<'_, '_>) -> bool {
     let (a, b) = (args.text(0), args.text(1));
-    a == b || (args.values().any(Json::is_number) && number::read(&a).is_some_and(|a| Some(a) == number::read(&b)))
+    a == b
+        || (args.values.iter().any(|value| matches!(value, Value::Number(_)))
+            && number::read(&a).is_some_and(|a| Some(a) == number::read(&b)))
 }
 
 /// By number where both are numbers, else by text (dates written `2026-11-21` order rightly). Nothing is before or
@@ -130,10 +133,15 @@ pub(super) fn order(args: &Args<'_, '_>) -> Option<Ordering> {
     }
 }
 
-pub(super) fn truths<'a>(args: &Args<'a, '_>) -> impl Iterator<Item = bool> + use<'a> {
-    args.0.params().iter().map(|param| param.value().is_truthy(false))
+pub(super) fn truths(args: &Args<'_, '_>) -> impl Iterator<Item = bool> {
+    args.values.iter().map(|value| value.is_truthy(false))
 }
 
-pub(super) fn lookup(args: &Args<'_, '_>) -> Result<Json, String> {
-    Ok(args.value(0).get(args.text(1).as_ref()).cloned().unwrap_or_default())
+pub(super) fn lookup<'v>(args: &Args<'_, 'v>) -> Result<Value<'v>, String> {
+    let name = args.text(1);
+    Ok(match args.value(0) {
+        Value::Parts(Cow::Borrowed(parts)) => parts.get(name.as_ref()).map_or(Value::Null, Value::of),
+        Value::Parts(Cow::Owned(parts)) => parts.get(name.as_ref()).cloned().unwrap_or_default().into(),
+        _ => Value::Null,
+    })
 }
