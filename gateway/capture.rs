@@ -3,6 +3,8 @@
 
 mod redact;
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -59,13 +61,24 @@ pub fn presentable(bytes: &[u8]) -> (String, &'static str) {
 /// known secrets anywhere.
 #[must_use]
 pub fn redact_headers(headers: &[(String, String)], redactor: &Redactor<'_>) -> Vec<(String, String)> {
-    let value = |name: &str, value: &str| {
-        if name.eq_ignore_ascii_case("set-cookie") {
-            return redactor.redact_text(&mask_cookie(value)).into_owned();
-        }
-        if is_secret_header(name) { MASK.to_owned() } else { redactor.redact_text(value).into_owned() }
-    };
-    headers.iter().map(|(name, given)| (name.clone(), value(name, given))).collect()
+    redacted_headers(headers, redactor).map(|(name, value)| (name.to_owned(), value.into_owned())).collect()
+}
+
+/// The same one by one, without a copy of what holds no secret.
+pub fn redacted_headers<'h>(
+    headers: &'h [(String, String)],
+    redactor: &Redactor<'_>,
+) -> impl Iterator<Item = (&'h str, Cow<'h, str>)> + Clone {
+    headers.iter().map(move |(name, value)| {
+        let shown = if name.eq_ignore_ascii_case("set-cookie") {
+            redactor.redact_text(&mask_cookie(value)).into_owned().into()
+        } else if is_secret_header(name) {
+            MASK.into()
+        } else {
+            redactor.redact_text(value)
+        };
+        (name.as_str(), shown)
+    })
 }
 
 /// `sid=***; Path=/; HttpOnly`: which cookie and how it is set is no secret (RFC 6265, section 4.1).
