@@ -163,7 +163,7 @@ fn spellings(secret: &str) -> Vec<Vec<u8>> {
         .chars()
         .map(|c| match c {
             _ if c.is_ascii() => c.to_string(),
-            _ => c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect(),
+            _ => c.encode_utf16(&mut [0; 2]).iter().fold(String::new(), |text, unit| format!("{text}\\u{unit:04x}")),
         })
         .collect();
     let markup = |quote: &str, apostrophe: &str, greater: &str| {

@@ -90,7 +90,7 @@ fn any_value() -> impl Strategy<Value = Option<FieldValue>> {
 fn changed(campaign: &Campaign, values: &[(Index, Option<FieldValue>)], meta: &str) -> Lead {
     let mut given = sample(campaign);
     for (index, value) in values {
-        let name = index.get(&campaign.fields.keys().collect::<Vec<_>>()).to_string();
+        let name = index.get(&campaign.fields.keys().cloned().collect::<Vec<_>>()).clone();
         match value {
             Some(value) => given.fields.insert(name, value.clone()),
             None => given.fields.remove(&name),
