@@ -1,4 +1,4 @@
-//! Tasks that must not end while the gateway runs.
+//! Tasks that must not end while the gateway runs, and computing that must not hold up the others.
 
 use std::time::Duration;
 

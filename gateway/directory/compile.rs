@@ -101,11 +101,14 @@ fn partners(set: &ResourceSet, faults: &Faults) -> HashMap<PartnerId, Arc<Partne
     rules
 }
 
+/// What an endpoint's rules for replies are compiled from.
+type Replies = (Shared<ResponseRules>, Method, On5xx, Unmatched, Currency);
+
 /// What contracts with equal parts compile once.
 #[derive(Default)]
 struct Parts {
     templates: Known,
-    replies: HashMap<(Shared<ResponseRules>, Method, On5xx, Unmatched, Currency), Arc<verdict::Rules>>,
+    replies: HashMap<Replies, Arc<verdict::Rules>>,
 }
 
 /// A contract with what it stands on.

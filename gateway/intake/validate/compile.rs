@@ -37,7 +37,7 @@ impl Rules {
         let mut faults = Faults::default();
         let mut fields = Vec::with_capacity(campaign.fields.len());
         let mut lists = Vec::new();
-        for (name, field) in &campaign.fields {
+        for (name, field) in campaign.fields.iter() {
             check_name(campaign, name, &mut faults);
             let path = format!("fields.{name}");
             if field.kind == FieldType::List {
