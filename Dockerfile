@@ -10,8 +10,8 @@ COPY . .
 # Stripped: what happened is in the logs, with the source line of a panic; nobody runs a debugger in the container.
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --bin gateway \
-    && strip --strip-debug -o /gateway target/release/gateway
+    cargo build --profile dist --locked --bin gateway \
+    && strip --strip-debug -o /gateway target/dist/gateway
 
 FROM debian:${DEBIAN}-slim
 # Roots for partners' certificates, kept current by the distribution.

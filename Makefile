@@ -112,7 +112,7 @@ measure: ## what a quiet machine shows: a healthy partner beside a hundred bad o
 		beside_a_hundred_bad_partners two_million
 
 bench: bench-peers ## leads a second against nginx as a bare proxy: SCENARIOS=async,wait SECONDS=60 ARGS=--list
-	cargo bench $(LOCKED) --bench throughput -- $(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
+	cargo bench $(LOCKED) --profile dist --bench throughput -- $(if $(SCENARIOS),--scenarios $(SCENARIOS)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 # What the benchmark starts besides the gateway.

@@ -178,12 +178,6 @@ impl Renderer {
         Self { shortcuts: false, ..self }
     }
 
-    /// The same, but all by Handlebars and by the full checks: what the short ways are compared with.
-    #[must_use]
-    pub fn without_shortcuts(self) -> Self {
-        Self { shortcuts: false, ..self }
-    }
-
     /// The request for one attempt, with its masked twin for storing.
     ///
     /// # Errors
