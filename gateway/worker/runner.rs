@@ -321,12 +321,11 @@ impl Runner {
                     }
                 }
             };
-            let outcome = match ended {
-                Some(outcome) => outcome,
-                None => {
-                    tracing::error!(delivery.id = %queued.id, "an attempt broke off");
-                    conclude_what_broke_off(&pipeline, &queued, &ticket).await
-                }
+            let outcome = if let Some(outcome) = ended {
+                outcome
+            } else {
+                tracing::error!(delivery.id = %queued.id, "an attempt broke off");
+                conclude_what_broke_off(&pipeline, &queued, &ticket).await
             };
             let put_back = match outcome {
                 Ok(Attempted::Done | Attempted::Gone) => false,

@@ -14,6 +14,7 @@ mod batch;
 mod capture;
 mod commands;
 mod config;
+mod cost;
 mod crash;
 mod deliveries;
 mod demo;

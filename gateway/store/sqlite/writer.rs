@@ -157,12 +157,11 @@ impl Counters {
     }
 
     fn count(&mut self, conn: &Connection, key: &PlaceKey, by: i64) -> rusqlite::Result<()> {
-        let counter = match self.by_key.get_mut(key) {
-            Some(counter) => counter,
-            None => {
-                let used = super::places::used(conn, key)?;
-                self.by_key.entry(key.clone()).or_insert(Counter { used, dirty: false })
-            }
+        let counter = if let Some(counter) = self.by_key.get_mut(key) {
+            counter
+        } else {
+            let used = super::places::used(conn, key)?;
+            self.by_key.entry(key.clone()).or_insert(Counter { used, dirty: false })
         };
         counter.used += by;
         if !counter.dirty {

@@ -8,14 +8,14 @@ const LEADS: u128 = 23_000;
 fn hash(kind: u8, n: u128) -> [u8; 16] {
     let mut hash = [kind; 16];
     // Spread, as hashes are.
-    hash[..8].copy_from_slice(&(n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    hash[..8].copy_from_slice(&u64::try_from(n).unwrap().wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
     hash
 }
 
 /// The `n`th lead: its id, and what it is found by: an address of its own, and a number that it shares with others; a
 /// hundred and more have the number 0.
 fn lead(n: u128) -> (Uuid, [[u8; 16]; 2]) {
-    let shared = if n % 200 == 0 { 0 } else { n % 7_000 };
+    let shared = if n.is_multiple_of(200) { 0 } else { n % 7_000 };
     (Uuid::from_u128(n + 1), [hash(1, n), hash(2, shared)])
 }
 
