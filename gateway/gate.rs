@@ -153,6 +153,19 @@ pub struct Fault {
     pub problem: String,
 }
 
+/// Places may be given back, by a commit that is under way.
+#[derive(Debug)]
+pub struct Returning<'a> {
+    gate: &'a MemoryGate,
+    owners: [String; 2],
+}
+
+impl Drop for Returning<'_> {
+    fn drop(&mut self) {
+        self.owners.iter().for_each(|owner| self.gate.end_return(owner));
+    }
+}
+
 impl Gate {
     /// Whether `contract` is shut at `now`. Counts nothing: for routing before a lead is committed, and for views.
     pub async fn look(&self, contract: &ContractId, now: Timestamp) -> Result<Option<Shut>, GateUnavailable> {
@@ -221,6 +234,15 @@ impl Gate {
         }
     }
 
+    /// A commit begins that may give back places of this partner and this contract. Until what is returned is dropped, after
+    /// [`Gate::settle`], nobody can say what of that the store's counts have.
+    #[must_use]
+    pub fn returning(&self, partner: &PartnerId, contract: &ContractId) -> Returning<'_> {
+        let owners = [format!("partner/{partner}"), format!("contract/{contract}")];
+        owners.iter().for_each(|owner| self.memory().begin_return(owner));
+        Returning { gate: self.memory(), owners }
+    }
+
     /// Sets counters to what the store really holds; those not named are left alone. So are those that changed after
     /// `as_of`, which was taken before the store was asked, and those of tickets whose commit is under way: nobody can
     /// say what of that the store's count has.
@@ -276,6 +298,12 @@ impl Gate {
             Self::Memory(_) => {}
             Self::Redis(gate) => gate.flush().await,
         }
+    }
+
+    /// Whether it has to be asked over a network.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Redis(_))
     }
 
     /// What it counts in: `memory` or `redis`.

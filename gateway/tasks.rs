@@ -19,6 +19,23 @@ where
     }
 }
 
+/// What all of some futures come to, in their order.
+pub async fn all<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
+    let mut under_way: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut ready = true;
+        for (future, output) in under_way.iter_mut().filter(|(_, output)| output.is_none()) {
+            match future.as_mut().poll(context) {
+                std::task::Poll::Ready(came) => *output = Some(came),
+                std::task::Poll::Pending => ready = false,
+            }
+        }
+        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+    under_way.into_iter().filter_map(|(_, output)| output).collect()
+}
+
 /// What a future comes to; `None`: it panicked.
 pub async fn unless_it_panics<F: Future>(future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);

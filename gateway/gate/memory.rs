@@ -30,6 +30,8 @@ struct Counted {
     /// What happened so far, in number.
     events: u64,
     paused: HashSet<Paused>,
+    /// Owners with commits under way that give places back: the store may have done so, and this has not heard of it yet.
+    returning: HashMap<String, u64>,
     sweep_after: Option<Timestamp>,
 }
 
@@ -157,9 +159,28 @@ impl MemoryGate {
     pub(super) fn reconcile(&self, counts: &[(PlaceKey, u64)], as_of: &AsOf) {
         let mut counted = self.lock();
         for (key, used) in counts {
+            if counted.returning.contains_key(key.owner()) {
+                continue;
+            }
             let count = counted.count(key);
             if count.under_way == 0 && count.changed <= as_of.event {
                 count.used = used.saturating_add(count.owed);
+            }
+        }
+    }
+
+    /// A commit is under way that gives places of this owner back.
+    pub(super) fn begin_return(&self, owner: &str) {
+        *self.lock().returning.entry(owner.to_owned()).or_default() += 1;
+    }
+
+    /// It has ended, and what it gave back was settled.
+    pub(super) fn end_return(&self, owner: &str) {
+        let mut counted = self.lock();
+        if let Some(many) = counted.returning.get_mut(owner) {
+            *many -= 1;
+            if *many == 0 {
+                counted.returning.remove(owner);
             }
         }
     }
@@ -246,9 +267,10 @@ impl MemoryGate {
         self.lock().refused(counts, as_of);
     }
 
-    /// Whether a ticket's commit is under way here that takes one of `key`.
+    /// Whether a commit is under way here that takes one of `key`, or may give one back.
     pub(super) fn is_under_way(&self, key: &PlaceKey) -> bool {
-        self.lock().by_key.get(key).is_some_and(|count| count.under_way > 0)
+        let counted = self.lock();
+        counted.returning.contains_key(key.owner()) || counted.by_key.get(key).is_some_and(|count| count.under_way > 0)
     }
 
     /// How many counters are held: for a gauge, and to see that it stays bounded.
@@ -288,6 +310,9 @@ impl Counted {
 
     fn refused(&mut self, counts: &[(PlaceKey, u64)], as_of: &AsOf) {
         for (key, used) in counts {
+            if self.returning.contains_key(key.owner()) {
+                continue;
+            }
             let count = self.count(key);
             if count.given_back <= as_of.event {
                 count.used = used.saturating_add(count.owed);

@@ -113,6 +113,12 @@ impl PlaceKey {
         last_day.is_some_and(|day| day.saturating_add(2.days()) < TimeZone::UTC.to_datetime(now).date())
     }
 
+    /// Whose places they are, in text: `partner/brightroof`.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(owner, _)| owner)
+    }
+
     /// The key's text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -111,10 +111,13 @@ impl Pipeline {
                 audit: conclusion.audit.clone(),
             };
             failpoint::pass("completion.before");
+            let gives_back = step.change.give_back;
+            let returning = gives_back.then(|| self.gate.returning(&delivery.partner, &delivery.contract));
             match self.store.step(step).await? {
                 Stepped::Done(given_back) => {
                     failpoint::pass("completion.committed");
                     self.give_back(&delivery.partner, given_back);
+                    drop(returning);
                     if state == DeliveryState::Queued {
                         self.wait_again(delivery, due_at, conclusion.attempt.as_deref());
                     }

@@ -16,7 +16,7 @@ use crate::directory::ContractEntry;
 use crate::gate::{Answer, Shut, Ticket};
 use crate::model::delivery::ShutReason;
 use crate::model::id::DeliveryId;
-use crate::pipeline::{Attempted, Go, Permit, Pipeline, Space};
+use crate::pipeline::{Attempted, Go, Lane, Permit, Pipeline, Space};
 use crate::routing::advance::{AtShut, Terms};
 use crate::store::{Loaded, QueueKey, Queued, StoreError};
 use crate::tasks;
@@ -32,6 +32,8 @@ const CROWDED_PAUSE: Duration = Duration::from_millis(200);
 const OPENING_TAKES: Duration = Duration::from_millis(250);
 /// How many deliveries are started before other tasks have their turn.
 const IN_ONE_GO: u32 = 64;
+/// How many of a contract ask a shared gate at the same time.
+const AT_THE_GATE: usize = 16;
 /// An idle runner looks at its queue at least this often, whatever the bell says.
 const AT_LEAST_EVERY: Duration = Duration::from_mins(1);
 
@@ -270,33 +272,68 @@ impl Runner {
         // None while the breaker's one probe is out: its end rings the bell, too.
         let Some(permit) = lane.permit(now) else { return Ok(Next::SleepUntil(next_due)) };
         let gate = &self.pipeline.gate;
-        let answer = match &owned {
-            Some(owned) => gate.take_again(&entry.contract.id, now, owned).await,
-            None => gate.take(&entry.contract.id, now, queued.bypass_limits).await,
-        };
-        let ticket = match answer {
-            Ok(Answer::Open(ticket)) => {
-                telemetry::gate_answered(&entry.counts, entry.contract.id.as_str(), "open");
-                ticket
-            }
-            Ok(Answer::Shut(shut)) => {
-                permit.unused(now);
-                return self.wait(entry, &shut, now, next_due).await;
-            }
-            Err(unavailable) => {
-                permit.unused(now);
-                tracing::warn!(contract.id = %entry.contract.id, gate.error = %unavailable, "deliveries wait for the gate");
-                return Ok(Next::Pause(TROUBLE_PAUSE));
+        let others = self.others(entry, &lane, &queued, now);
+        let answers = match &owned {
+            Some(owned) => vec![gate.take_again(&entry.contract.id, now, owned).await],
+            None if others.is_empty() => vec![gate.take(&entry.contract.id, now, queued.bypass_limits).await],
+            None => {
+                let asked = (0..=others.len()).map(|_| gate.take(&entry.contract.id, now, false));
+                tasks::all(asked.collect()).await
             }
         };
-        let item = self.queue.window().take(&queued);
-        if let Some(mut item) = item {
-            item.release(now);
-            self.attempt(item, entry, ticket, permit);
-        } else {
-            self.pipeline.not_started(entry, &ticket, permit, &[]);
+        let going = std::iter::once((queued, permit)).chain(others);
+        let (mut shut, mut unavailable) = (None, None);
+        for ((queued, permit), answer) in going.zip(answers) {
+            match answer {
+                Ok(Answer::Open(ticket)) => {
+                    telemetry::gate_answered(&entry.counts, entry.contract.id.as_str(), "open");
+                    let item = self.queue.window().take(&queued);
+                    if let Some(mut item) = item {
+                        item.release(now);
+                        self.attempt(item, entry, ticket, permit);
+                    } else {
+                        self.pipeline.not_started(entry, &ticket, permit, &[]);
+                    }
+                }
+                Ok(Answer::Shut(said)) => {
+                    permit.unused(now);
+                    shut.get_or_insert(said);
+                }
+                Err(error) => {
+                    permit.unused(now);
+                    unavailable.get_or_insert(error);
+                }
+            }
         }
-        Ok(Next::Again)
+        if let Some(unavailable) = unavailable {
+            tracing::warn!(contract.id = %entry.contract.id, gate.error = %unavailable, "deliveries wait for the gate");
+            return Ok(Next::Pause(TROUBLE_PAUSE));
+        }
+        match shut {
+            Some(shut) => self.wait(entry, &shut, now, next_due).await,
+            None => Ok(Next::Again),
+        }
+    }
+
+    /// Those after `first` that may ask the gate at the same time: a gate that has to be asked over a network would else be
+    /// asked by one after the other. None where one has to see what becomes of the first: its pace, its turn to open.
+    fn others(&self, entry: &ContractEntry, lane: &Arc<Lane>, first: &Queued, now: Timestamp) -> Vec<(Queued, Permit)> {
+        let plain = |queued: &Queued| !queued.bypass_limits && !queued.had_unknown;
+        let by_itself = self.opening.is_some() || entry.contract.endpoint.rate.is_some() || !plain(first);
+        let mut others = Vec::new();
+        if by_itself || !self.pipeline.gate.is_shared() {
+            return others;
+        }
+        let window = self.queue.window();
+        let behind = window.ready().map(|item| &item.queued).filter(|queued| queued.id != first.id);
+        for queued in behind.take_while(|queued| plain(queued)).take(AT_THE_GATE - 1) {
+            if lane.space() != Space::Free {
+                break;
+            }
+            let Some(permit) = lane.permit(now) else { break };
+            others.push((queued.clone(), permit));
+        }
+        others
     }
 
     /// Sends one on its way; whatever comes of it, the queue hears of it.

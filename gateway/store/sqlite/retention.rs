@@ -41,8 +41,6 @@ impl Sqlite {
         for (prefix, until) in [("exchange", capture_until), ("refusal", capture_until), ("lookup_run", leads_until)] {
             forgotten.days += self.commit(move |tx| drop_days(tx, prefix, until)).await?;
         }
-        self.commit(move |tx| tx.statement("DELETE FROM lookup_tail WHERE day < ?1")?.execute([leads_until]).map(drop))
-            .await?;
         let leads_before = now.as_microsecond().saturating_sub(i64::try_from(leads.as_micros()).unwrap_or(i64::MAX));
         loop {
             let bitten = self.commit(move |tx| delete_leads(tx, leads_before)).await?;
@@ -88,6 +86,10 @@ fn drop_days(tx: &mut Tx<'_, '_>, prefix: &'static str, until: u32) -> rusqlite:
     for day in &old {
         tx.connection().execute_batch(&format!("DROP TABLE {prefix}_{day}"))?;
         tx.forget_days();
+    }
+    if prefix == "lookup_run" {
+        // What has not been sorted yet.
+        tx.statement("DELETE FROM lookup_tail WHERE day < ?1")?.execute([until])?;
     }
     Ok(old.len())
 }

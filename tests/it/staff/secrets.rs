@@ -64,7 +64,7 @@ async fn no_secret_lies_in_the_store_the_log_or_an_answer_even_where_the_partner
     gateway_tables_hold_it_only_in_leads(&world);
 }
 
-/// Looks into the tables themselves: the sensitive value may stand in `lead` alone.
+/// Looks into the tables themselves: the sensitive value may stand in `lead_data` alone.
 fn gateway_tables_hold_it_only_in_leads(world: &World) {
     let file = std::fs::read_dir(world.path("data")).unwrap().map(|entry| entry.unwrap().path());
     let file = file
@@ -73,7 +73,7 @@ fn gateway_tables_hold_it_only_in_leads(world: &World) {
         .unwrap();
     let database = rusqlite::Connection::open(file).unwrap();
     let tables: Vec<String> = database
-        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'lead'")
+        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND name <> 'lead_data'")
         .unwrap()
         .query_map([], |row| row.get(0))
         .unwrap()
