@@ -130,7 +130,6 @@ pub struct Receipt {
 }
 
 /// Everything that an attempt needs and that could make it wait.
-#[derive(Debug)]
 pub struct Go<'a> {
     /// The delivery whose turn it is.
     pub queued: &'a Queued,
@@ -144,6 +143,14 @@ pub struct Go<'a> {
     pub permit: Permit,
     /// How long it has been held since it was last in motion.
     pub held: Duration,
+    /// Rung when the partner has room for the next.
+    pub bell: &'a (dyn Fn() + Sync),
+}
+
+impl std::fmt::Debug for Go<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Go").field("queued", self.queued).finish_non_exhaustive()
+    }
 }
 
 /// How an attempt went, for the queue that made it.
@@ -249,7 +256,7 @@ impl Pipeline {
     /// # Errors
     /// When the store failed before anything was sent. (After sending, recording is tried until it succeeds.)
     pub async fn attempt(&self, go: Go<'_>) -> Result<Attempted, StoreError> {
-        let Go { queued, known, entry, ticket, mut permit, held } = go;
+        let Go { queued, known, entry, ticket, mut permit, held, bell } = go;
         let loaded = match self.load(queued, known, entry).await {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -354,6 +361,8 @@ impl Pipeline {
             permit.unused(self.clock.now());
         } else {
             permit.learn(&judgement, ended.status_code, took, self.clock.now());
+            permit.replied();
+            bell();
         }
         let began = clock::instant();
         self.record(record.delivery, started_at, held_ms, entry, judgement, ended, at_once).await;

@@ -28,11 +28,13 @@ const AROUND_AN_EXCHANGE: Duration = Duration::from_secs(30);
 /// How long an endpoint whose `url` could not be reached is delivered to at its `backup_url` first.
 const BACKUP_FIRST: Duration = Duration::from_secs(30);
 
-/// The right to one attempt. Dropping it frees the place among those that run at once.
+/// The right to one attempt. Its place among the open requests of its endpoint is free when the reply is there
+/// ([`Permit::replied`]); dropping it frees that and the one among all that is under way.
 #[derive(Debug)]
 pub struct Permit {
     lane: Arc<Lane>,
     breaker: Option<breaker::Permit>,
+    open: bool,
 }
 
 /// What all lanes together may have under way, so that sockets and memory stay bounded however many contracts open at
@@ -83,6 +85,9 @@ pub enum Space {
 #[derive(Debug)]
 pub struct Lane {
     crowd: Arc<Crowd>,
+    /// Requests that are open at the endpoint, or about to be.
+    open: AtomicUsize,
+    /// Attempts that are under way: also those whose outcome is being recorded.
     running: AtomicUsize,
     at_once: AtOnce,
     pace: Option<SharedPace>,
@@ -143,6 +148,7 @@ impl Lane {
     fn new(endpoint: &Endpoint, crowd: Arc<Crowd>, gateways: &Arc<AtomicUsize>) -> Self {
         Self {
             crowd,
+            open: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             at_once: match endpoint.concurrency {
                 Concurrency::Fixed(many) => AtOnce::Fixed(many.max(1) as usize),
@@ -158,8 +164,9 @@ impl Lane {
     /// Whether one more may run at once.
     #[must_use]
     pub fn space(&self) -> Space {
-        let running = self.running.load(Ordering::Acquire);
-        match (running < self.at_once.limit(sharing(&self.gateways)), self.crowd.lets(running)) {
+        let open = self.open.load(Ordering::Acquire);
+        let lets = self.crowd.lets(self.running.load(Ordering::Acquire));
+        match (open < self.at_once.limit(sharing(&self.gateways)), lets) {
             (false, _) => Space::Full,
             (true, false) => Space::Crowded,
             (true, true) => Space::Free,
@@ -191,11 +198,11 @@ impl Lane {
     #[must_use]
     pub fn permit(self: &Arc<Self>, now: Timestamp) -> Option<Permit> {
         let limit = self.at_once.limit(sharing(&self.gateways));
-        let more = |running: usize| (running < limit).then_some(running + 1);
-        let running = self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        self.crowd.enter(running);
+        let more = |open: usize| (open < limit).then_some(open + 1);
+        self.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        self.crowd.enter(self.running.fetch_add(1, Ordering::AcqRel));
         // From here on dropping it makes room again.
-        let mut permit = Permit { lane: Arc::clone(self), breaker: None };
+        let mut permit = Permit { lane: Arc::clone(self), breaker: None, open: true };
         permit.breaker = Some(self.breaker().allow(now).ok()?);
         Some(permit)
     }
@@ -221,10 +228,17 @@ impl Permit {
         &self.lane
     }
 
+    /// No request is open any more: another may be, while this one's outcome is recorded.
+    pub fn replied(&mut self) {
+        if std::mem::take(&mut self.open) {
+            self.lane.open.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
     /// Tells the lane what came of the attempt, which took so long.
     pub fn learn(&mut self, judgement: &Judgement, status: Option<u16>, took: Duration, now: Timestamp) {
         if let AtOnce::Adaptive(adaptive) = &self.lane.at_once {
-            let running = self.lane.running.load(Ordering::Acquire);
+            let running = self.lane.open.load(Ordering::Acquire);
             let mut adaptive = adaptive.lock().unwrap_or_else(PoisonError::into_inner);
             adaptive.learn(load(judgement, status, took), running, clock::instant());
         }
@@ -243,6 +257,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
+        self.replied();
         let running = self.lane.running.fetch_sub(1, Ordering::AcqRel);
         self.lane.crowd.leave(running - 1);
     }

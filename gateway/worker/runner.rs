@@ -342,8 +342,8 @@ impl Runner {
         let opening = self.opening.take();
         self.tasks.spawn(async move {
             let Item { queued, lead, held, .. } = item;
-            let go =
-                Go { queued: &queued, known: lead.map(Fresh::known), entry: &entry, ticket: &ticket, permit, held };
+            let (known, bell) = (lead.map(Fresh::known), || queue.wake());
+            let go = Go { queued: &queued, known, entry: &entry, ticket: &ticket, permit, held, bell: &bell };
             // Even a panic in it is followed by what must follow.
             let mut attempt = std::pin::pin!(tasks::unless_it_panics(pipeline.attempt(go)));
             let ended = match opening {

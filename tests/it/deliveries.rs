@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use lead_gateway::clock::{self, Clock};
+use lead_gateway::pipeline::Space;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -911,5 +912,28 @@ async fn a_stop_lets_the_attempt_under_way_finish_and_the_next_start_carries_on_
         gateway.lead_becomes(lead, "sold").await;
     }
     assert_eq!(stub.requests().len(), 4, "each once");
+    gateway.finish().await;
+}
+
+#[tokio::test]
+async fn the_next_may_be_sent_while_the_outcome_of_the_one_before_is_recorded() {
+    let partner = Stub::start(yes()).await;
+    let world = World::new(&buyer("bright", &partner.url("/"), "", "", "concurrency = 1"));
+    let gateway = world.start_inside(Clock::manual(at("2026-06-15T11:00:00Z"))).await;
+    let pipeline = &gateway.app().pipeline;
+    let network = pipeline.directory.network();
+    let lane = pipeline.lanes.lane(network.contract(&"bright".parse().unwrap()).unwrap());
+    let now = pipeline.clock.now();
+    let mut first = lane.permit(now).unwrap();
+    assert!(lane.permit(now).is_none() && lane.space() == Space::Full);
+    first.replied();
+    // It is still under way, and counts among all that is.
+    assert_eq!((lane.space(), pipeline.lanes.under_way()), (Space::Free, 1));
+    let second = lane.permit(now).unwrap();
+    assert_eq!((lane.space(), pipeline.lanes.under_way()), (Space::Full, 2));
+    drop(first);
+    assert_eq!((lane.space(), pipeline.lanes.under_way()), (Space::Full, 1));
+    drop(second);
+    assert_eq!((lane.space(), pipeline.lanes.under_way()), (Space::Free, 0));
     gateway.finish().await;
 }

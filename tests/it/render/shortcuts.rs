@@ -91,12 +91,11 @@ fn changed(campaign: &Campaign, values: &[(Index, Option<FieldValue>)], meta: &s
     let mut given = sample(campaign);
     for (index, value) in values {
         let name = index.get(&campaign.fields.keys().cloned().collect::<Vec<_>>()).clone();
-        match value {
-            Some(value) => drop(given.fields.insert(name, value.clone())),
-            None => {
-                let others = given.fields.iter().filter(|(other, _)| **other != name);
-                given.fields = others.map(|(name, value)| (name.clone(), value.clone())).collect();
-            }
+        if let Some(value) = value {
+            given.fields.insert(name, value.clone());
+        } else {
+            let others = given.fields.iter().filter(|(other, _)| **other != name);
+            given.fields = others.map(|(name, value)| (name.clone(), value.clone())).collect();
         }
     }
     given.meta.sub1 = Some(meta.to_owned());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use lead_gateway::model::id::{DeliveryId, LeadId};
-use lead_gateway::model::lead::{Lead, Meta};
+use lead_gateway::model::lead::{Fields, Lead, Meta};
 use lead_gateway::store::{QueueKey, Queued};
 use lead_gateway::worker::window::{Fresh, Item, Refill, Which, Window};
 use proptest::prelude::*;
@@ -107,7 +107,8 @@ impl World {
 
     /// With its lead, if there is room for one; every third has none in any case.
     fn item(&self, queued: Queued) -> Item {
-        let permit = Arc::clone(&self.leads).try_acquire_owned().ok().filter(|_| queued.id.0.as_u128() % 3 != 0);
+        let permit =
+            Arc::clone(&self.leads).try_acquire_owned().ok().filter(|_| !queued.id.0.as_u128().is_multiple_of(3));
         let fresh = permit.map(|permit| {
             let lead = Lead {
                 id: queued.lead,
@@ -116,7 +117,7 @@ impl World {
                 received_at: queued.received_at,
                 test: false,
                 meta: Meta::default(),
-                fields: Default::default(),
+                fields: Fields::default(),
             };
             Fresh { lead: Arc::new(lead), record: None, permit: Arc::new(permit) }
         });
