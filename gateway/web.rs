@@ -4,3 +4,4 @@ pub mod begun;
 pub mod problem;
 pub mod room;
 pub mod server;
+mod unread;

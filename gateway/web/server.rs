@@ -10,6 +10,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
+use http::{HeaderValue, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use super::begun::Begun;
+use super::unread::Unread;
 
 /// What is read of a connection before anybody asks for it, and the largest head of a request. (hyper's own bound is
 /// 400 KiB, which ten thousand clients would fill.)
@@ -115,9 +117,18 @@ pub async fn serve(mut listener: impl Listener, answers: impl Answers, bounds: B
         };
         let answers = answers.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
+            let unread = Unread::of(request.body());
+            let request = request.map(|body| Body::new(unread.watch(body)));
             // A client that hangs up must not cut off what its request has begun.
-            let answer = Begun::new(answers.clone().answer(request.map(Body::new), Client(address)));
-            async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|_| broke_off())) }
+            let answer = Begun::new(answers.clone().answer(request, Client(address)));
+            async move {
+                let mut answer = answer.await.unwrap_or_else(|_| broke_off());
+                if unread.is_much() {
+                    // hyper closes the connection then: a client that is not told would send its next request into that.
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {

@@ -205,6 +205,8 @@ async fn acts_with_an_endless_body_or_without_a_token_are_refused_early() {
     let large = "x".repeat(100 << 10);
     let without = gateway.send(gateway.client.post(gateway.url(path)).body(large.clone())).await;
     assert_eq!(without.status, 401, "{without:?}");
+    // Its body is not read, which ends the connection: nobody may send another request into that.
+    assert_eq!(without.headers["connection"], "close");
     let with = gateway.send(gateway.client.post(gateway.url(path)).bearer_auth(&gateway.token).body(large)).await;
     assert_eq!(with.status, 413, "{with:?}");
     let unknown = gateway.client.post(gateway.url(path)).bearer_auth(&gateway.token).json_body(&serde_json::json!({}));
