@@ -56,8 +56,9 @@ impl Fleet {
         self.running[n].is_some()
     }
 
-    /// Starts one, with named points armed, and waits until it is ready. `false` if it ended before that, as it may when
-    /// it was armed.
+    /// Starts one, with named points armed, and waits until it is ready. `false` if it ended before that was seen, as it may
+    /// when it was armed. It may have been ready for a moment, and have begun attempts: its end is noted like any other's, by
+    /// [`Fleet::kill`].
     pub async fn start(&mut self, n: usize, armed: Option<&str>) -> bool {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
         let mut command = (self.starter)(n);
@@ -83,10 +84,7 @@ impl Fleet {
             Ok(address) => self.becomes_ready(n, address).await,
             Err(_) => false,
         };
-        if !ready {
-            assert!(armed.is_some(), "a gateway did not start: {}", self.log());
-            self.kill(n);
-        }
+        assert!(ready || armed.is_some(), "a gateway did not start: {}", self.log());
         ready
     }
 
