@@ -2,6 +2,7 @@
 //! second, so that no cut leaves half a secret behind.
 
 mod redact;
+mod spelling;
 
 use std::borrow::Cow;
 
