@@ -2,6 +2,7 @@
 //! recovery at start; housekeeping; drain at the end.
 
 mod fleet;
+pub mod fresh;
 mod housekeeping;
 mod keeper;
 mod queue;
@@ -25,11 +26,9 @@ use crate::model::lead::Lead;
 use crate::pipeline::{Pipeline, Queues};
 use crate::store::{Queued, StoreError};
 use crate::tasks;
+use fresh::Memory;
 use queue::Queue;
-use window::{Fresh, Item};
-
-/// Leads that may wait in memory, all contracts together.
-const FRESH_LEADS: usize = 10_000;
+use window::Item;
 
 /// Contracts that open at the same time, after a hold or at a start: a midnight opens thousands at one instant, and whoever
 /// is open already must hardly notice. Each has its turn until its first attempt is through, or a moment at most.
@@ -56,8 +55,7 @@ struct Inner {
     look_again: AtomicBool,
     /// What keeps the lease, on a store with several gateways.
     lease: Mutex<Option<tokio::task::AbortHandle>>,
-    /// Bounds the leads that wait in memory; beyond it they are read again when their turn comes.
-    fresh: Arc<Semaphore>,
+    memory: Memory,
     openings: Arc<Semaphore>,
 }
 
@@ -91,7 +89,7 @@ impl Worker {
             taking_over: Arc::default(),
             look_again: AtomicBool::new(false),
             lease: Mutex::default(),
-            fresh: Arc::new(Semaphore::new(FRESH_LEADS)),
+            memory: Memory::new(),
             openings: Arc::new(Semaphore::new(OPENINGS)),
         });
         inner.pipeline.connect(Arc::new(Handle(Arc::downgrade(&inner))));
@@ -203,11 +201,11 @@ impl Inner {
             let queue = Arc::new(Queue::new(contract.clone(), more));
             let (waiting, pipeline, tasks) = (Arc::clone(&queue), Arc::clone(&self.pipeline), self.tasks.clone());
             let (ready, stop, openings) = (self.ready.subscribe(), self.stop.subscribe(), Arc::clone(&self.openings));
-            let (fresh, stopped) = (Arc::clone(&self.fresh), stop.clone());
+            let (memory, stopped) = (self.memory.clone(), stop.clone());
             self.for_good("runner", move || {
                 let (queue, pipeline, tasks) = (Arc::clone(&waiting), Arc::clone(&pipeline), tasks.clone());
-                let (stop, openings, fresh) = (stop.clone(), Arc::clone(&openings), Arc::clone(&fresh));
-                let runner = runner::Runner::new(queue, pipeline, tasks, stop, openings, fresh);
+                let (stop, openings, memory) = (stop.clone(), Arc::clone(&openings), memory.clone());
+                let runner = runner::Runner::new(queue, pipeline, tasks, stop, openings, memory);
                 // Not before recovery has found every attempt that was open: what a runner starts is none of those.
                 let (mut ready, mut stopped) = (ready.clone(), stopped.clone());
                 async move {
@@ -243,12 +241,8 @@ impl Queues for Handle {
         let Some(inner) = self.0.upgrade() else { return };
         let now: Timestamp = inner.pipeline.clock.now();
         let queue = inner.queue(contract, false);
-        // Half of the memory is for short queues: one that does not move must not take it all.
-        let spare = if queue.is_long() { FRESH_LEADS / 2 } else { 0 };
-        let fresh = lead.filter(|_| inner.fresh.available_permits() > spare).and_then(|lead| {
-            let permit = Arc::clone(&inner.fresh).try_acquire_owned().ok()?;
-            Some(Fresh { lead, record: None, permit: Arc::new(permit) })
-        });
+        let kept = lead.filter(|_| !queue.is_shut() && inner.memory.room(queue.is_long()) > 0);
+        let fresh = kept.and_then(|lead| inner.memory.keep(lead, None));
         queue.push(Item { lead: fresh, ..Item::stored(queued) }, now);
     }
 

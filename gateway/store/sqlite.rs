@@ -44,6 +44,8 @@ const MIGRATIONS: &[&str] =
 const READERS: usize = 4;
 /// How many of them searches may have: one that finds little reads much, and deliveries must not wait for it.
 const SEARCHERS: usize = READERS / 2;
+/// Bytes that the log keeps when it begins anew.
+const LOG_STAYS: i64 = 256 << 20;
 /// How long somebody else may keep the database locked: a backup, a person with a shell.
 const BUSY_WITHIN: Duration = Duration::from_secs(10);
 
@@ -63,6 +65,8 @@ pub(super) struct Sqlite {
 
 struct Readers {
     idle: Mutex<Vec<Connection>>,
+    /// Outlives the connections: see [`checkpoint::start`].
+    _database: Arc<File>,
     permits: Arc<Semaphore>,
     searches: Arc<Semaphore>,
 }
@@ -94,6 +98,8 @@ impl Sqlite {
         let path = directory.join("gateway.db");
         let sql = |error: rusqlite::Error| fail(error.to_string());
 
+        let database = File::options().write(true).open(&path).map_err(|error| fail(error.to_string()))?;
+        let database = Arc::new(database);
         let mut conn = connect(&path).map_err(sql)?;
         migrate(&mut conn).map_err(&fail)?;
         let lookup_key = lookup_key(&conn).map_err(sql)?;
@@ -102,10 +108,11 @@ impl Sqlite {
         let idle = (0..READERS).map(|_| read_only(&path)).collect::<Result<Vec<_>, _>>().map_err(sql)?;
         let readers = Arc::new(Readers {
             idle: Mutex::new(idle),
+            _database: Arc::clone(&database),
             permits: Arc::new(Semaphore::new(READERS)),
             searches: Arc::new(Semaphore::new(SEARCHERS)),
         });
-        let checkpointer = checkpoint::start(&path, Arc::clone(&writer.log_is_done)).map_err(fail)?;
+        let checkpointer = checkpoint::start(&path, database, Arc::clone(&writer.log_is_done)).map_err(fail)?;
         Ok(Self {
             directory: directory.to_owned(),
             writer,
@@ -256,6 +263,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     conn.pragma_update(None, "cache_size", -64_000)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
+    // What a migration, or a search that went on for long, has made of it does not stay.
+    conn.pragma_update(None, "journal_size_limit", LOG_STAYS)?;
     conn.set_prepared_statement_cache_capacity(256);
     Ok(conn)
 }
@@ -277,6 +286,11 @@ fn migrate(conn: &mut Connection) -> Result<(), String> {
             "it was written by a newer gateway (schema {have}, this one knows {known}); run that version"
         ));
     }
+    if have == known {
+        return Ok(());
+    }
+    // A day may have millions of rows to be sorted.
+    conn.pragma_update(None, "temp_store", "FILE").map_err(sql)?;
     for (version, migration) in (1..=known).zip(MIGRATIONS).skip(have as usize) {
         let tx = conn.transaction().map_err(sql)?;
         tx.execute_batch(migration).map_err(sql)?;
@@ -286,7 +300,7 @@ fn migrate(conn: &mut Connection) -> Result<(), String> {
         tx.pragma_update(None, "user_version", version).map_err(sql)?;
         tx.commit().map_err(sql)?;
     }
-    Ok(())
+    conn.pragma_update(None, "temp_store", "MEMORY").map_err(sql)
 }
 
 fn lookup_key(conn: &Connection) -> rusqlite::Result<[u8; 32]> {

@@ -51,8 +51,8 @@ pub(super) async fn sort_lookups(inner: Weak<Inner>, mut stop: watch::Receiver<b
         let again = if store.trouble().is_some() { Ok(false) } else { store.sort_lookups().await };
         drop(store);
         match again {
-            Ok(true) => continue,
-            Ok(false) => {}
+            Ok(true) if !*stop.borrow() => continue,
+            Ok(_) => {}
             // It is all there, and found; only slower.
             Err(error) => tracing::warn!(store.error = %error, "look-ups could not be sorted yet"),
         }

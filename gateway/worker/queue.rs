@@ -1,5 +1,6 @@
 //! One contract's waiting deliveries: the window on the store, and the bell that wakes its runner.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -17,6 +18,8 @@ pub(super) struct Queue {
     pub(super) contract: ContractId,
     window: Mutex<Window>,
     bell: Notify,
+    /// Its contract is shut, as far as its runner knows.
+    shut: AtomicBool,
 }
 
 /// What waits at a contract.
@@ -45,7 +48,12 @@ impl QueueView {
 impl Queue {
     /// An empty queue; `more` when the store may hold waiting deliveries of it.
     pub(super) fn new(contract: ContractId, more: bool) -> Self {
-        Self { contract, window: Mutex::new(Window::new(WINDOW, more)), bell: Notify::new() }
+        Self {
+            contract,
+            window: Mutex::new(Window::new(WINDOW, more)),
+            bell: Notify::new(),
+            shut: AtomicBool::new(false),
+        }
     }
 
     /// Takes in a delivery that has just been stored as waiting.
@@ -57,6 +65,19 @@ impl Queue {
     /// Whether it has so many in memory that others are to have theirs first.
     pub(super) fn is_long(&self) -> bool {
         self.window().len().0 >= WINDOW
+    }
+
+    /// Whether it keeps no leads: while its contract is shut, others have the use of that memory.
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Relaxed)
+    }
+
+    /// Its contract has opened, or is shut.
+    pub(super) fn shut(&self, is_shut: bool) {
+        let was = self.shut.swap(is_shut, Ordering::Relaxed);
+        if is_shut && !was {
+            self.window().forget_leads();
+        }
     }
 
     /// Makes the runner look again. A bell rung while nobody listens is heard by the next who does.

@@ -10,8 +10,9 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+use super::fresh::{Fresh, Memory};
 use super::queue::Queue;
-use super::window::{Fresh, Item, Which};
+use super::window::{Item, Which};
 use crate::directory::ContractEntry;
 use crate::gate::{Answer, Shut, Ticket};
 use crate::model::delivery::ShutReason;
@@ -48,8 +49,7 @@ pub(super) struct Runner {
     seen_open: bool,
     /// Who may open at the same time as others: see [`super::OPENINGS`].
     openings: Arc<Semaphore>,
-    /// Bounds the leads in memory.
-    fresh: Arc<Semaphore>,
+    memory: Memory,
     /// Its turn to open.
     opening: Option<OwnedSemaphorePermit>,
 }
@@ -108,9 +108,10 @@ impl Runner {
         tasks: TaskTracker,
         stop: watch::Receiver<bool>,
         openings: Arc<Semaphore>,
-        fresh: Arc<Semaphore>,
+        memory: Memory,
     ) -> Self {
-        Self { queue, pipeline, tasks, stop, hold: None, seen_open: false, openings, fresh, opening: None }
+        queue.shut(false);
+        Self { queue, pipeline, tasks, stop, hold: None, seen_open: false, openings, memory, opening: None }
     }
 
     pub(super) async fn run(mut self) {
@@ -187,6 +188,7 @@ impl Runner {
         };
         let Some(first) = first else {
             self.hold = None;
+            self.queue.shut(false);
             return Ok(Next::SleepUntil(next_due));
         };
         let network = self.pipeline.directory.network();
@@ -229,17 +231,20 @@ impl Runner {
             Which::Ready => self.pipeline.store.ready_page(contract, refill.after, now, limit).await?,
             Which::Due => self.pipeline.store.due_page(contract, refill.after, limit).await?,
         };
-        // A contract that is shut keeps no leads in memory that others could use.
-        let mut loaded = if refill.which == Which::Ready && self.hold.is_none() {
-            self.pipeline.store.load(&page).await?
-        } else {
-            HashMap::new()
+        // What is about to go is read with its leads, as far as there is room for them.
+        let is_going = refill.which == Which::Ready && self.seen_open && self.hold.is_none();
+        let room = if is_going { self.memory.room(true) } else { 0 };
+        let mut loaded = match page.get(..page.len().min(room)) {
+            None | Some([]) => HashMap::new(),
+            // Each is read by itself, then: one that cannot be read does not hold up the others.
+            Some(going) => self.pipeline.store.load(going).await.unwrap_or_else(|error| {
+                tracing::warn!(contract.id = %self.queue.contract, store.error = %error, "a page was read without its leads");
+                HashMap::new()
+            }),
         };
         let items = page.into_iter().map(|queued| {
-            let lead = loaded.remove(&queued.id).and_then(|Loaded { record, lead }| {
-                let permit = Arc::clone(&self.fresh).try_acquire_owned().ok()?;
-                Some(Fresh { lead, record: Some(Box::new(record)), permit: Arc::new(permit) })
-            });
+            let found = loaded.remove(&queued.id);
+            let lead = found.and_then(|Loaded { record, lead }| self.memory.keep(lead, Some(Box::new(record))));
             Item { lead, ..Item::stored(queued) }
         });
         self.queue.window().fill(refill, items.collect());
@@ -388,6 +393,7 @@ impl Runner {
     /// The contract is open again: what is still waiting is held no longer.
     fn opened(&mut self, now: Timestamp) {
         self.seen_open = true;
+        self.queue.shut(false);
         if self.hold.take().is_some() {
             for item in self.queue.window().ready_mut() {
                 item.release(now);
@@ -406,6 +412,7 @@ impl Runner {
         telemetry::gate_answered(&entry.counts, entry.contract.id.as_str(), shut.reason.as_str());
         let from_start = !self.seen_open;
         let fresh = Hold { since: now, from_start, swept: Sweep::After(None), confirmed: None };
+        self.queue.shut(true);
         let hold = self.hold.get_or_insert(fresh);
         if let Some((received_at, _)) = self.queue.window().left_since() {
             hold.swept = hold.swept.back_to(received_at);

@@ -2,15 +2,12 @@
 //! any size costs the same memory, and a short queue costs no reads.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use tokio::sync::OwnedSemaphorePermit;
-
+use super::fresh::Fresh;
 use crate::model::id::DeliveryId;
-use crate::model::lead::Lead;
-use crate::store::{DeliveryRecord, QueueKey, Queued};
+use crate::store::{QueueKey, Queued};
+use jiff::Timestamp;
 
 /// A waiting delivery; one that brings its lead along need not be read again.
 #[derive(Debug, Clone)]
@@ -23,24 +20,6 @@ pub struct Item {
     pub held: Duration,
     /// Since when it is held now.
     pub held_since: Option<Timestamp>,
-}
-
-/// A lead kept in memory; all of them together are bounded by the semaphore that the permit is of.
-#[derive(Debug, Clone)]
-pub struct Fresh {
-    /// The lead.
-    pub lead: Arc<Lead>,
-    /// The delivery as it was read with its lead; `None`: it has only just arrived, and has no past.
-    pub record: Option<Box<DeliveryRecord>>,
-    /// The right to keep it.
-    pub permit: Arc<OwnedSemaphorePermit>,
-}
-
-impl Fresh {
-    /// What its attempt need not read.
-    pub(super) fn known(self) -> (Arc<Lead>, Option<Box<DeliveryRecord>>) {
-        (self.lead, self.record)
-    }
 }
 
 impl Item {
@@ -89,7 +68,9 @@ struct Side {
 
 impl Side {
     fn insert(&mut self, key: QueueKey, item: Item) {
-        if self.more && self.boundary.is_none_or(|boundary| key > boundary) {
+        // What a person lets pass the limits is not to wait behind those that wait at them.
+        let in_order = !item.queued.bypass_limits;
+        if in_order && self.more && self.boundary.is_none_or(|boundary| key > boundary) {
             self.miss(key);
             return;
         }
@@ -117,13 +98,17 @@ impl Side {
     /// Leaves the last ones to the store.
     fn shed(&mut self, capacity: usize) {
         while self.bare > capacity
-            && let Some((key, item)) = self.items.pop_last()
+            && let Some(key) = self.last_in_order()
         {
-            self.bare -= usize::from(item.lead.is_none());
+            self.take(&key);
             self.more = true;
             self.miss(key);
-            self.boundary = self.items.last_key_value().map(|(last, _)| *last);
+            self.boundary = self.last_in_order();
         }
+    }
+
+    fn last_in_order(&self) -> Option<QueueKey> {
+        self.items.iter().rev().find(|(_, item)| !item.queued.bypass_limits).map(|(key, _)| *key)
     }
 }
 
@@ -250,6 +235,15 @@ impl Window {
     /// The ready ones in memory, in order, to be marked.
     pub fn ready_mut(&mut self) -> impl Iterator<Item = &mut Item> {
         self.ready.items.values_mut()
+    }
+
+    /// Keeps no leads of the ready ones, and of these no more than may be without.
+    pub fn forget_leads(&mut self) {
+        for item in self.ready.items.values_mut() {
+            item.lead = None;
+        }
+        self.ready.bare = self.ready.items.len();
+        self.ready.shed(self.ready.capacity);
     }
 
     /// Takes a ready one out to be worked on; [`Window::done`] must follow.

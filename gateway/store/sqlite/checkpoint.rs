@@ -1,7 +1,10 @@
-//! Moves the write-ahead log into the database beside the writer, so that no commit has to. The log begins anew before it
-//! grows large: by the writer itself, between two commits and when next to nothing is left to be moved, so that nobody waits
-//! for more than that. The file keeps its size: one that is cut would have to be lengthened again with every sync.
+//! Moves the write-ahead log into the database beside the writer, so that no commit has to: copied and synced by a thread of
+//! its own. The log begins anew before it grows large: by the writer itself, between two commits and when next to nothing
+//! is left to be copied and synced, so that nobody waits for more than that. The file keeps its size: one that is cut would
+//! have to be lengthened again with every sync.
 
+use std::error::Error;
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -19,6 +22,8 @@ const LOOKS: u32 = 10;
 const MUCH: i64 = 4_096;
 /// Frames from which on the log is to begin anew: 64 MiB.
 const LONG: i64 = 8_192;
+/// Frames from which on the writer is to begin it anew whatever is left: 512 MiB.
+const TOO_LONG: i64 = 65_536;
 /// Frames that may be left for the writer to move.
 const REST: i64 = 256;
 /// Rounds in which the rest is to become so small.
@@ -26,9 +31,11 @@ const ROUNDS: usize = 8;
 /// How long searches are waited for; what they may still read cannot be overwritten.
 const WAITS: Duration = Duration::from_millis(20);
 
-/// Starts the thread that does it, until the sender is dropped.
+/// Starts the thread that does it, until the sender is dropped. `database` is the file at `path`: to close it would take
+/// SQLite's locks from this process, so it is kept open for as long as SQLite has it.
 pub(super) fn start(
     path: &Path,
+    database: Arc<File>,
     log_is_done: Arc<AtomicBool>,
 ) -> Result<(mpsc::Sender<()>, std::thread::JoinHandle<()>), String> {
     let conn = connect(path).map_err(|error| error.to_string())?;
@@ -39,7 +46,7 @@ pub(super) fn start(
         .spawn(move || {
             let (mut failing, mut looks) = (false, 0);
             while stopped.recv_timeout(LOOK_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
-                let done = look(&conn, &mut looks).map(|long| {
+                let done = look(&conn, &database, &mut looks).map(|long| {
                     if long {
                         log_is_done.store(true, Ordering::Release);
                     }
@@ -47,7 +54,7 @@ pub(super) fn start(
                 if let Err(error) = &done
                     && !failing
                 {
-                    tracing::warn!(store.error = %error, "checkpoints fail; the log grows until one succeeds");
+                    tracing::warn!(store.error = error, "checkpoints fail; the log grows until one succeeds");
                 }
                 failing = done.is_err();
             }
@@ -57,7 +64,7 @@ pub(super) fn start(
 }
 
 /// Moves what there is, if it is much or has waited; whether the log is long, and as good as moved.
-fn look(conn: &Connection, looks: &mut u32) -> rusqlite::Result<bool> {
+fn look(conn: &Connection, database: &File, looks: &mut u32) -> Result<bool, Box<dyn Error>> {
     let mut log = Log::after(conn, "NOOP")?;
     *looks += 1;
     if log.rest() < MUCH && *looks < LOOKS {
@@ -74,7 +81,14 @@ fn look(conn: &Connection, looks: &mut u32) -> rusqlite::Result<bool> {
             break;
         }
     }
-    Ok(log.frames >= LONG && log.rest() <= REST)
+    if log.frames < LONG {
+        return Ok(false);
+    }
+    // SQLite syncs the database only where it has moved all there is: while commits go on, that is the writer's own step. What
+    // it would have to sync then, and all who wait for it, is synced here.
+    database.sync_data()?;
+    log = Log::after(conn, "PASSIVE")?;
+    Ok(log.rest() <= REST || log.frames >= TOO_LONG)
 }
 
 /// Has the next commit begin the log anew, if nobody reads what is in it.

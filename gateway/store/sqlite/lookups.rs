@@ -9,7 +9,7 @@ mod tests;
 use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
 use super::days::tables;
@@ -135,19 +135,21 @@ impl Sqlite {
         let Some(Gathered { first, last, days }) = self.read(|conn| Ok(gather(conn)?)).await? else {
             return Ok(false);
         };
-        for (day, entries) in days {
-            let mut run = None;
+        let of_days: Vec<u32> = days.keys().copied().collect();
+        let runs = self.commit(move |tx| begin(tx, &of_days)).await?;
+        for ((day, entries), run) in days.into_iter().zip(runs) {
             let rows: Vec<Vec<u8>> = entries.chunks(PER_ROW).map(<[Entry]>::concat).collect();
             for rows in rows.chunks(ROWS_AT_ONCE) {
                 let rows = rows.to_vec();
-                run = Some(self.commit(move |tx| write(tx, day, run, &rows)).await?);
+                self.commit(move |tx| write(tx, day, run, &rows)).await?;
             }
         }
-        // Only now: until then a crash leaves a part of a run, and all of it in the tail.
+        // Only now: until then all of it is in the tail. From the first bite on the runs are needed.
         let mut from = first;
         while from <= last {
             let to = from.saturating_add(BITE).min(last);
             self.commit(move |tx| {
+                tx.statement(NOTHING_BEGUN)?.execute([])?;
                 tx.statement("DELETE FROM lookup_tail WHERE seq BETWEEN ?1 AND ?2")?.execute((from, to)).map(drop)
             })
             .await?;
@@ -197,28 +199,55 @@ fn gather(conn: &Connection) -> rusqlite::Result<Option<Gathered>> {
     Ok(Some(gathered))
 }
 
-/// Writes rows of a run, of a new one where it has none; says which.
-fn write(tx: &mut Tx<'_, '_>, day: u32, run: Option<i64>, rows: &[Vec<u8>]) -> rusqlite::Result<i64> {
+const NOTHING_BEGUN: &str = "DELETE FROM meta WHERE key = 'lookup_runs_begun'";
+
+/// Takes the numbers of new runs, one for each of the days. What an earlier sort has begun and not finished goes.
+fn begin(tx: &mut Tx<'_, '_>, days: &[u32]) -> rusqlite::Result<Vec<i64>> {
+    let begun: Option<String> = tx
+        .statement("SELECT value FROM meta WHERE key = 'lookup_runs_begun'")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let there: HashSet<u32> = tables(tx.connection(), "lookup_run")?.into_iter().collect();
+    for begun in begun.iter().flat_map(|begun| begun.split_ascii_whitespace()) {
+        if let Some((day, run)) = begun.split_once(':')
+            && let (Ok(day), Ok(run)) = (day.parse(), run.parse::<i64>())
+            && there.contains(&day)
+        {
+            tx.statement_of_day("DELETE FROM lookup_run_{day} WHERE run = ?1", day)?.execute([run])?;
+        }
+    }
+    let mut runs = Vec::new();
+    for day in days {
+        tx.ensure_day(*day)?;
+        let next = "SELECT coalesce(max(run), 0) + 1 FROM lookup_run_{day}";
+        runs.push(tx.statement_of_day(next, *day)?.query_row([], |row| row.get(0))?);
+    }
+    let begins: Vec<String> = days.iter().zip(&runs).map(|(day, run)| format!("{day}:{run}")).collect();
+    tx.statement(
+        "INSERT INTO meta (key, value) VALUES ('lookup_runs_begun', ?1)
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+    )?
+    .execute([begins.join(" ")])?;
+    Ok(runs)
+}
+
+/// Writes rows of a run.
+fn write(tx: &mut Tx<'_, '_>, day: u32, run: i64, rows: &[Vec<u8>]) -> rusqlite::Result<()> {
     tx.ensure_day(day)?;
-    let run = match run {
-        Some(run) => run,
-        None => tx
-            .statement_of_day("SELECT coalesce(max(run), 0) + 1 FROM lookup_run_{day}", day)?
-            .query_row([], |row| row.get(0))?,
-    };
     let sql = "INSERT INTO lookup_run_{day} (run, first, entries) VALUES (?1, ?2, ?3)
                ON CONFLICT (run, first) DO UPDATE SET entries = excluded.entries";
     let mut insert = tx.statement_of_day(sql, day)?;
     for entries in rows {
         insert.execute(params![run, &entries[..ENTRY.min(entries.len())], entries])?;
     }
-    Ok(run)
+    Ok(())
 }
 
 /// For a store from before there was a tail: a table for each day, with a row for each entry.
 pub(super) fn migrate(conn: &Connection) -> rusqlite::Result<()> {
     let mut append = conn.prepare("INSERT INTO lookup_tail (id, day, hashes) VALUES (?1, ?2, ?3)")?;
-    for day in tables(conn, "lookup")? {
+    // Oldest first, as they came: what is forgotten first stands at the tail's beginning.
+    for day in tables(conn, "lookup")?.into_iter().rev() {
         let mut select = conn.prepare(&format!("SELECT id, hash FROM lookup_{day} ORDER BY id"))?;
         let mut entries = select.query([])?;
         let mut of_one: (Vec<u8>, Vec<u8>) = Default::default();

@@ -88,8 +88,10 @@ fn drop_days(tx: &mut Tx<'_, '_>, prefix: &'static str, until: u32) -> rusqlite:
         tx.forget_days();
     }
     if prefix == "lookup_run" {
-        // What has not been sorted yet.
-        tx.statement("DELETE FROM lookup_tail WHERE day < ?1")?.execute([until])?;
+        // What has not been sorted yet; but for the last, whose number must not be given again to what a sort would then
+        // take for a row that it has written.
+        tx.statement("DELETE FROM lookup_tail WHERE day < ?1 AND seq < (SELECT max(seq) FROM lookup_tail)")?
+            .execute([until])?;
     }
     Ok(old.len())
 }

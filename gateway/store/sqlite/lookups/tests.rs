@@ -75,7 +75,8 @@ async fn what_is_appended_is_found_before_while_and_after_it_is_sorted() {
     let mut entries = store.read(|conn| Ok(gather(conn)?)).await.unwrap().unwrap().days.remove(&20_261_121).unwrap();
     entries.truncate(300);
     let rows: Vec<Vec<u8>> = entries.chunks(PER_ROW).map(<[Entry]>::concat).collect();
-    store.commit(move |tx| write(tx, 20_261_121, None, &rows)).await.unwrap();
+    let run = store.commit(|tx| begin(tx, &[20_261_121])).await.unwrap()[0];
+    store.commit(move |tx| write(tx, 20_261_121, run, &rows)).await.unwrap();
     all_are_found(&store, "broken off").await;
 
     assert!(store.sort_lookups().await.unwrap());
@@ -83,7 +84,18 @@ async fn what_is_appended_is_found_before_while_and_after_it_is_sorted() {
     assert!(!store.sort_lookups().await.unwrap());
     all_are_found(&store, "sorted").await;
     let run_of = |day| store.read(move |conn| Ok(runs(conn, day)?));
-    assert_eq!((run_of(20_261_121).await.unwrap(), run_of(20_261_122).await.unwrap()), (vec![1, 2], vec![1]));
+    // What was broken off has gone.
+    assert_eq!((run_of(20_261_121).await.unwrap(), run_of(20_261_122).await.unwrap()), (vec![1], vec![1]));
+    let entries = "SELECT sum(length(entries)) / 32 FROM lookup_run_20261121";
+    let entries: i64 = store.read(move |conn| Ok(conn.query_row(entries, [], |row| row.get(0))?)).await.unwrap();
+    assert_eq!(entries, 9_000 * 2);
+
+    // Another that finds the rest of the tail of one that a crash ended between two bites.
+    store_with(LEADS..LEADS + 1, morning, &store).await;
+    store.commit(|tx| begin(tx, &[20_261_122])).await.unwrap();
+    store.commit(|tx| tx.statement(NOTHING_BEGUN)?.execute([]).map(drop)).await.unwrap();
+    store.commit(|tx| begin(tx, &[20_261_122])).await.unwrap();
+    assert_eq!(run_of(20_261_122).await.unwrap(), vec![1], "a run that is whole stays");
 }
 
 #[tokio::test]
