@@ -157,7 +157,7 @@ reference = {{ xpath = "//LeadRef" }}
 /// One campaign `leads`, one buyer `buyer`, one contract `buyer`.
 pub fn simple(url: &str, format: Format) -> String {
     let contract =
-        Contract { id: "buyer", partner: "buyer", campaign: "leads", url, format, concurrency: 64, region: None };
+        Contract { id: "buyer", partner: "buyer", campaign: "leads", url, format, concurrency: 256, region: None };
     [introducer(), campaign("leads"), buyer("buyer"), contract.toml()].concat()
 }
 

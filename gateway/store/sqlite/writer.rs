@@ -31,8 +31,12 @@ const BATCH: usize = 512;
 /// While many wait, commits begin no more often than this: each has costs of its own, which then are shared by more of them.
 /// With one at a time none waits.
 const PACE: Duration = Duration::from_micros(700);
+/// Nor, however many there are, less often than this.
+const SLOWEST_PACE: Duration = Duration::from_millis(2);
 /// Jobs in a commit from which on many wait.
 const MANY: usize = 8;
+/// Jobs in a commit that [`PACE`] is right for: of more, commits begin less often.
+const PACED: usize = 32;
 /// How long a caller waits for room in the queue before it is told [`StoreError::Busy`].
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
 /// How long a job waits for the writer to begin with it; then it is withdrawn, and its caller told [`StoreError::Busy`].
@@ -321,22 +325,23 @@ fn write_until_closed(
     let statements = Statements::new(conn);
     let mut known = Known::default();
     let mut batch: Vec<Box<dyn Job>> = Vec::with_capacity(BATCH);
-    let (mut began, mut many) = (clock::instant(), false);
+    let (mut began, mut pace) = (clock::instant(), Duration::ZERO);
     while let Some(first) = waiting.blocking_recv() {
-        if many {
-            std::thread::sleep(PACE.saturating_sub(began.elapsed()));
-        }
-        if log_is_done.swap(false, Ordering::AcqRel) {
-            super::checkpoint::begin_anew(conn);
-        }
+        std::thread::sleep(pace.saturating_sub(began.elapsed()));
         began = clock::instant();
+        if log_is_done.swap(false, Ordering::AcqRel) {
+            // A disk may hang here as well as in a commit.
+            health.began(0);
+            super::checkpoint::begin_anew(conn);
+            health.ended(0);
+        }
         batch.push(first);
         while batch.len() < BATCH
             && let Ok(next) = waiting.try_recv()
         {
             batch.push(next);
         }
-        many = batch.len() >= MANY;
+        pace = pace_after(batch.len());
         let mut outcome = transact(conn, &statements, &mut known, &mut batch, health);
         let culprit = |outcome: &Result<(), Fault>| matches!(outcome, Err(Fault::Job(_)));
         if culprit(&outcome) && batch.len() > 1 {
@@ -363,6 +368,14 @@ fn write_until_closed(
     // Leaves no log behind for the next start to replay.
     if let Err(error) = conn.pragma_update(None, "wal_checkpoint", "TRUNCATE") {
         tracing::debug!(%error, "final checkpoint skipped");
+    }
+}
+
+/// How long after the beginning of a commit of so many jobs the next may begin.
+fn pace_after(jobs: usize) -> Duration {
+    match u32::try_from(jobs.div_ceil(PACED)).unwrap_or(u32::MAX) {
+        _ if jobs < MANY => Duration::ZERO,
+        times => PACE.saturating_mul(times).min(SLOWEST_PACE),
     }
 }
 
