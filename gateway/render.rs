@@ -166,10 +166,17 @@ impl Renderer {
         compile::compile(contract, campaign, templates, known)
     }
 
-    /// Whether nothing in it was read from outside of the network: no key of a signature stands behind a reference.
+    /// Whether it holds no keys of signatures. (What else may stand behind references is the contract's to say:
+    /// [`Contract::may_refer`].)
     #[must_use]
     pub fn is_self_contained(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// Whether its body is written step by step, without Handlebars.
+    #[must_use]
+    pub fn is_by_steps(&self) -> bool {
+        self.shortcuts && self.content.pieces().into_iter().all(Piece::is_by_steps)
     }
 
     /// The same, but all by Handlebars and by the full checks: what the short ways are compared with.

@@ -91,7 +91,7 @@ impl<'s> Redactor<'s> {
         for (at, window) in bytes.array_windows::<SHORTEST>().enumerate() {
             let rest = bytes.get(at..).unwrap_or_default();
             let spelled = self.first.has(window[0]).then(|| self.spelled(rest, &mut states)).flatten();
-            let encoded = self.first_of_heads.has(window[0]).then(|| self.encoded(window, rest)).flatten();
+            let encoded = self.first_of_heads.has(window[0]).then(|| self.encoded(*window, rest)).flatten();
             let Some(long) = spelled.max(encoded) else { continue };
             match &mut masked {
                 // Overlapping finds become one mask.
@@ -166,8 +166,8 @@ impl<'s> Redactor<'s> {
     }
 
     /// As [`Redactor::spelled`], for base64; `window` is what `text` begins with.
-    fn encoded(&self, window: &Head, text: &[u8]) -> Option<usize> {
-        self.heads.binary_search(window).ok()?;
+    fn encoded(&self, window: Head, text: &[u8]) -> Option<usize> {
+        self.heads.binary_search(&window).ok()?;
         let all = self.base64.get_or_init(|| {
             let mut all: Vec<Vec<u8>> = self.pieces.iter().flat_map(|piece| base64_forms(piece)).collect();
             all.retain(|form| form.len() >= SHORTEST);

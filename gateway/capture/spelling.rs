@@ -36,10 +36,12 @@ pub(super) fn may_begin(cut: &[u8], c: char) -> bool {
     let begins = |spelling: &[u8]| spelling.get(..cut.len()).is_some_and(|start| start.eq_ignore_ascii_case(cut));
     let (mut units, mut bytes) = ([0; 2], [0; 4]);
     let utf8 = c.encode_utf8(&mut bytes).as_bytes();
+    let units = c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}"));
+    let percent = utf8.iter().map(|byte| format!("%{byte:02x}"));
     let number = u32::from(c);
     begins(utf8)
-        || begins(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>().as_bytes())
-        || begins(utf8.iter().map(|byte| format!("%{byte:02x}")).collect::<String>().as_bytes())
+        || begins(units.collect::<Vec<_>>().concat().as_bytes())
+        || begins(percent.collect::<Vec<_>>().concat().as_bytes())
         || begins(format!("&#{number};").as_bytes())
         || begins(format!("&#x{number:x};").as_bytes())
         || NAMED.iter().any(|(name, named)| *named == c && begins(name.as_bytes()))

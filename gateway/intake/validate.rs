@@ -85,7 +85,7 @@ pub struct Rules {
     pub(super) lists: Vec<ListRule>,
     /// Where each field stands in `fields`, or behind those in `lists`.
     positions: NameMap<String, usize>,
-    /// The same for parsers.
+    /// The names of lists, for parsers.
     list_names: Lists,
     unknown: UnknownFields,
     /// Each rule's field names in order, and its window.

@@ -77,10 +77,13 @@ impl fmt::Debug for Number {
 }
 
 impl Number {
-    /// Reads a number as people write it. Without a country code it is one of `region`.
+    /// Reads a number as people write it. Without a country code it is one of `region`; with one, the region has no say in it:
+    /// its trunk prefix may be a part of another country's numbers.
     #[must_use]
     pub fn read(text: &str, region: Option<Region>) -> Option<Self> {
         let (plus, digits) = text.strip_prefix('+').map_or((false, text), |digits| (true, digits));
+        let has_code = text.strip_prefix("tel:").unwrap_or(text).starts_with(['+', '\u{FF0B}']);
+        let region = region.filter(|_| !has_code);
         if digits.bytes().all(|b| b.is_ascii_digit()) {
             return Self::dialled(plus, digits, region);
         }
@@ -94,7 +97,7 @@ impl Number {
     }
 
     /// Reads a number of digits alone, which stand behind a plus sign or not: the steps of the crate's `parse`, in its
-    /// order.
+    /// order; but that a number which is dialled abroad is read by its own country's plan.
     #[must_use]
     pub fn dialled(plus: bool, digits: &str, region: Option<Region>) -> Option<Self> {
         if digits.len() < if plus { 3 } else { 2 } {
@@ -104,12 +107,9 @@ impl Number {
         let (code, national, plan) = match (abroad, region) {
             (None, Some(Region { plan, .. })) if !plus => (plan.code(), plan.without_code(digits), Some(plan)),
             (None, None) if !plus => return None,
-            (abroad, region) => {
-                let digits = abroad.unwrap_or(digits);
-                let (code, national) = plan::split_code(digits)?;
-                // The crate takes the region's own trunk prefix off, though the number may be of another country.
-                let own = || plan::of_number(code, national.trim_start_matches('0'));
-                (code, national, region.map_or_else(own, |region| Some(region.plan)))
+            (abroad, _) => {
+                let (code, national) = plan::split_code(abroad.unwrap_or(digits))?;
+                (code, national, plan::of_number(code, national.trim_start_matches('0')))
             }
         };
         let (national, carrier) = match plan.and_then(|plan| plan.without_trunk_prefix(national)) {

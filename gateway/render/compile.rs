@@ -61,6 +61,14 @@ impl Piece {
         matches!(self.text, Text::Fixed(_))
     }
 
+    /// Whether it is written without Handlebars.
+    pub(super) fn is_by_steps(&self) -> bool {
+        match &self.text {
+            Text::Fixed(_) => true,
+            Text::Template(loaded) => loaded.program.is_some(),
+        }
+    }
+
     pub(super) fn masks(&self) -> bool {
         self.secret || self.sensitive
     }

@@ -277,7 +277,8 @@ pub(super) fn call<'v>(
                 Some(name) if masking => return Ok(scene.kept_signature(name).into()),
                 _ => {}
             }
-            let value = masked(spec, args, masking).map_or_else(|| function(args, scene), Ok)?;
+            let value = masked(spec, args, masking).map_or_else(|| function(args, scene), Ok);
+            let value = value.or_else(|why| unless_masking(spec, masking, why))?;
             if let Some(name) = signature {
                 scene.keep_signature(name, &value.text());
             }
@@ -293,7 +294,7 @@ fn call_without_scene<'v>(spec: &Spec, args: &Args<'_, 'v>, masking: bool) -> Re
         return Ok(masked);
     }
     match spec.function {
-        Function::Pure(function) => function(args),
+        Function::Pure(function) => function(args).or_else(|why| unless_masking(spec, masking, why)),
         Function::Truth(function) => Ok(Value::Boolean(function(args))),
         Function::Scenic(_) => Err("it is registered with each request only".to_owned()),
     }
@@ -301,10 +302,19 @@ fn call_without_scene<'v>(spec: &Spec, args: &Args<'_, 'v>, masking: bool) -> Re
 
 /// Of a masked value a helper makes the mask. So a condition of one is true, and the masked copy shows its first branch.
 fn masked(spec: &Spec, args: &Args<'_, '_>, masking: bool) -> Option<Value<'static>> {
-    (masking && args.are_masked()).then(|| match spec.gives {
+    (masking && args.are_masked()).then(|| mask_of(spec))
+}
+
+/// In a branch that the masked copy alone shows, a value need not fit: what was sent was made without it.
+fn unless_masking(spec: &Spec, masking: bool, why: String) -> Result<Value<'static>, String> {
+    if masking { Ok(mask_of(spec)) } else { Err(why) }
+}
+
+fn mask_of(spec: &Spec) -> Value<'static> {
+    match spec.gives {
         Gives::Json => Json::from(MASK).to_string().into(),
         _ => MASK.into(),
-    })
+    }
 }
 
 /// A helper as Handlebars calls it.

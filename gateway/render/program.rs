@@ -176,11 +176,12 @@ impl<'v> Reader<'v> {
             },
             Expression::Variable(variable) => self.read(variable)?,
             Expression::Call { spec, args, options } => {
-                let options = options
-                    .iter()
-                    .map(|(name, option)| Ok((name.as_str(), self.evaluate(option)?)))
-                    .collect::<Result<Vec<_>, Unfit>>()?;
+                // Behind the values: a helper that makes something new each time is asked in that order.
                 let call = |values: &[Value<'v>]| {
+                    let options = options
+                        .iter()
+                        .map(|(name, option)| Ok((name.as_str(), self.evaluate(option)?)))
+                        .collect::<Result<Vec<_>, Unfit>>()?;
                     let args = Args { values, options: &options };
                     engine::call(spec, &args, self.scene, self.masking).map_err(|_| Unfit)
                 };

@@ -173,7 +173,7 @@ proptest! {
     ) {
         let secret: String = characters.iter().map(|(c, _)| *c).collect();
         let spelled: String = characters.iter().map(|(c, way)| spelled(*c, *way)).collect();
-        prop_assert_eq!(redacted(&format!("[{}]", spelled), &[&secret]), "[***]", "{}", spelled);
+        prop_assert_eq!(redacted(&format!("[{spelled}]"), &[&secret]), "[***]", "{}", spelled);
     }
 
     /// Here each spelling is searched for alone, and more may be found than these.
@@ -210,10 +210,10 @@ fn spelled(c: char, way: usize) -> String {
     let units = c.encode_utf16(&mut units);
     let number = u32::from(c);
     match way {
-        0 => units.iter().map(|unit| format!("\\u{unit:04x}")).collect(),
-        1 => units.iter().map(|unit| format!("\\u{unit:04X}")).collect(),
-        2 => c.to_string().bytes().map(|byte| format!("%{byte:02x}")).collect(),
-        3 => c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect(),
+        0 => units.iter().map(|unit| format!("\\u{unit:04x}")).collect::<Vec<_>>().concat(),
+        1 => units.iter().map(|unit| format!("\\u{unit:04X}")).collect::<Vec<_>>().concat(),
+        2 => c.to_string().bytes().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat(),
+        3 => c.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat(),
         4 => format!("&#{number};"),
         5 => format!("&#x{number:x};"),
         6 => format!("&#x0{number:X};"),

@@ -1424,6 +1424,26 @@ fn a_sensitive_field_is_masked_in_every_form_in_which_it_is_sent() {
     assert_eq!(request.secrets, ["1985-06-15", "54321"]);
 }
 
+/// The masked copy shows the first branch of what depends on a sensitive field: what stands there need not fit the lead.
+#[test]
+fn what_can_be_sent_is_sent_whatever_the_masked_copy_makes_of_it() {
+    let declared = "status = { type = \"text\", sensitive = true }\nsub = { type = \"text\" }";
+    let contract = contract(
+        "maps = { a = { a1 = \"1\" }, b = { b1 = \"2\" } }\n[endpoint]\nmethod = \"json\"\n\
+         url = \"https://b.example/\"\ntemplate = \"t.hbs\"",
+    );
+    let template = "{\"t\": \"{{#if (eq lead.status 'A')}}{{map lead.sub 'a'}}{{else}}{{map lead.sub 'b'}}{{/if}}\"}";
+    let renderer = || Renderer::compile(&contract, &campaign(declared), &|_| Some(template.to_owned())).unwrap();
+    for renderer in [renderer(), renderer().without_shortcuts()] {
+        let request = render(&renderer, &fields([("status", text("B")), ("sub", text("b1"))])).unwrap();
+        assert_eq!(request.body, "{\"t\": \"2\"}");
+        assert_eq!(request.masked.unwrap().body, "{\"t\": \"***\"}");
+        // What is sent has to fit, as ever.
+        let fault = render(&renderer, &fields([("status", text("A")), ("sub", text("b1"))])).unwrap_err();
+        assert!(fault.to_string().contains("map"), "{fault}");
+    }
+}
+
 // ---- Lists ----
 
 const LISTS: &str = "interests = { type = \"list\", items = { type = \"text\" } }\n\

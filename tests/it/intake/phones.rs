@@ -46,18 +46,9 @@ fn normalised_by_crate(plus: bool, digits: &str, region: Option<&str>) -> Option
     if !(4..=22).contains(&digits.len()) {
         return None;
     }
-    let region = region.map(|code| code.parse::<country::Id>().unwrap());
-    let abroad = || match region {
-        None => digits.strip_prefix("00"),
-        Some(region) => {
-            let prefix = DATABASE.by_id(region.as_ref())?.international_prefix()?;
-            let end = prefix.find(digits).filter(|found| found.start() == 0)?.end();
-            digits.get(end..).filter(|rest| !rest.starts_with('0'))
-        }
-    };
-    let number = match (if plus { Some(digits) } else { abroad() }, region) {
+    let number = match (if plus { Some(digits) } else { abroad(digits, region) }, region) {
         (Some(digits), _) => phonenumber::parse(None, format!("+{digits}")),
-        (None, Some(region)) => phonenumber::parse(Some(region), digits),
+        (None, Some(region)) => phonenumber::parse(Some(region.parse().unwrap()), digits),
         (None, None) => return None,
     };
     let number = number.ok()?;
@@ -66,9 +57,24 @@ fn normalised_by_crate(plus: bool, digits: &str, region: Option<&str>) -> Option
     (phonenumber::is_valid(&number) || is_for_fiction).then_some(e164)
 }
 
-/// A number in every writing that a template may ask for.
+/// What follows the prefix for calls abroad.
+fn abroad<'d>(digits: &'d str, region: Option<&str>) -> Option<&'d str> {
+    let Some(region) = region else { return digits.strip_prefix("00") };
+    let prefix = DATABASE.by_id(region)?.international_prefix()?;
+    let end = prefix.find(digits).filter(|found| found.start() == 0)?.end();
+    digits.get(end..).filter(|rest| !rest.starts_with('0'))
+}
+
+/// A number in every writing that a template may ask for. Where it has a country code the crate is told no region: it would
+/// take that region's trunk prefix off the number of another country.
 fn written_by_crate(text: &str, region: Option<&str>) -> Option<[String; 3]> {
-    let number = phonenumber::parse(region.map(|code| code.parse::<country::Id>().unwrap()), text).ok()?;
+    let is_digits = text.bytes().all(|b| b.is_ascii_digit());
+    let has_code = text.strip_prefix("tel:").unwrap_or(text).starts_with('+');
+    let number = match region.and_then(|region| abroad(text, Some(region))).filter(|_| is_digits) {
+        Some(international) => phonenumber::parse(None, format!("+{international}")),
+        None => phonenumber::parse(region.filter(|_| !has_code).map(|code| code.parse::<country::Id>().unwrap()), text),
+    };
+    let number = number.ok()?;
     Some([Mode::E164, Mode::National, Mode::International].map(|mode| number.format().mode(mode).to_string()))
 }
 
@@ -134,6 +140,21 @@ proptest! {
         region in proptest::option::weighted(0.7, select(vec!["GB", "US", "DE", "BR", "IT"])),
     ) {
         prop_assert_eq!(written(&text, region), written_by_crate(&text, region));
+    }
+}
+
+#[test]
+fn the_number_of_another_country_keeps_what_would_be_a_trunk_prefix_at_home() {
+    for (text, region, e164) in [
+        ("+390612345678", "GB", "+390612345678"),
+        ("00390612345678", "GB", "+390612345678"),
+        ("+441632960123", "US", "+441632960123"),
+        ("+2250701234567", "FR", "+2250701234567"),
+        ("+39 06 1234 5678", "GB", "+390612345678"),
+        ("020 7946 0018", "GB", "+442079460018"),
+        ("+44 (0)20 7946 0018", "GB", "+442079460018"),
+    ] {
+        assert_eq!(written(text, Some(region)).map(|[e164, ..]| e164).as_deref(), Some(e164), "{text} of {region}");
     }
 }
 

@@ -219,6 +219,9 @@ fn every_kind_of_expression_renders_alike_both_ways() {
         let count = all.iter().filter(|both| both.name.contains(expression)).count();
         assert!(count >= 8, "{expression}: {count}");
     }
+    // Handlebars is left what needs it: loops, lists, partials inside of them.
+    let by_steps = all.iter().filter(|both| both.short.is_by_steps()).count();
+    assert!(by_steps * 10 >= all.len() * 6, "{by_steps} of {}", all.len());
     for both in &all {
         both.compare(&sample(&campaign)).unwrap();
     }
