@@ -244,8 +244,8 @@ impl Gate {
     }
 
     /// Sets counters to what the store really holds; those not named are left alone. So are those that changed after
-    /// `as_of`, which was taken before the store was asked, and those of tickets whose commit is under way: nobody can
-    /// say what of that the store's count has.
+    /// `as_of`, which was taken before the store was asked, those of tickets whose commit is under way, and those of owners
+    /// whose places are on their way back ([`Gate::returning`]): nobody can say what of that the store's count has.
     pub async fn reconcile(&self, counts: &[(PlaceKey, u64)], as_of: AsOf) {
         match self {
             Self::Memory(gate) => gate.reconcile(counts, &as_of),

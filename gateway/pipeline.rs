@@ -362,8 +362,8 @@ impl Pipeline {
         } else {
             permit.learn(&judgement, ended.status_code, took, self.clock.now());
             permit.replied();
-            bell();
         }
+        bell();
         let began = clock::instant();
         self.record(record.delivery, started_at, held_ms, entry, judgement, ended, at_once).await;
         telemetry::stage("completion_commit", began.elapsed());

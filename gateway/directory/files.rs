@@ -108,8 +108,10 @@ fn parse_pieces(pieces: &[&str]) -> Option<ResourceFile> {
     let share = pieces.len().div_ceil(threads.max(1)).max(1);
     let read = |pieces: &[&str]| pieces.iter().map(|piece| toml::from_str(piece).ok()).collect::<Option<Vec<_>>>();
     let parts: Vec<Option<Vec<ResourceFile>>> = std::thread::scope(|scope| {
-        let readers: Vec<_> = pieces.chunks(share).map(|pieces| scope.spawn(move || read(pieces))).collect();
-        readers.into_iter().map(|reader| reader.join().ok().flatten()).collect()
+        let begin = |pieces| std::thread::Builder::new().spawn_scoped(scope, move || read(pieces));
+        let readers: Vec<_> = pieces.chunks(share).map(begin).collect();
+        // Without threads it is read as a whole.
+        readers.into_iter().map(|reader| reader.ok()?.join().ok().flatten()).collect()
     });
     let mut whole = ResourceFile::default();
     for part in parts.into_iter().collect::<Option<Vec<_>>>()?.into_iter().flatten() {

@@ -310,12 +310,14 @@ impl Counted {
 
     fn refused(&mut self, counts: &[(PlaceKey, u64)], as_of: &AsOf) {
         for (key, used) in counts {
-            if self.returning.contains_key(key.owner()) {
-                continue;
-            }
+            let is_returning = self.returning.contains_key(key.owner());
             let count = self.count(key);
-            if count.given_back <= as_of.event {
-                count.used = used.saturating_add(count.owed);
+            let said = used.saturating_add(count.owed);
+            if is_returning {
+                // It may have what is on its way back, or not. Too many here is put right when that is settled.
+                count.used = count.used.max(said);
+            } else if count.given_back <= as_of.event {
+                count.used = said;
             }
         }
     }

@@ -75,7 +75,7 @@ impl Crowd {
 pub enum Space {
     /// It may.
     Free,
-    /// Not until one of its own has ended.
+    /// Not until one of its own requests is answered.
     Full,
     /// Not until one of its own or of the others' has ended.
     Crowded,

@@ -1,7 +1,7 @@
 //! Who may have a lead next: what routing says, given what the gates and breakers say now.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -248,10 +248,11 @@ impl Pipeline {
         let (distribution, sell_to) =
             campaign.map_or((Distribution::Priority, 1), |entry| (entry.campaign.distribution, entry.campaign.sell_to));
         let step = advance::Step { now, distribution, sell_to, candidates, deliveries: &standings, cancelled };
-        let (mut next, mut looked) = self.next(network, &step).await;
-        for _ in 0..CONFIRM {
-            let full: Vec<&ContractId> = looked
-                .iter()
+        let nobody = HashSet::new();
+        let (mut next, mut looked) = self.next(network, &step, &nobody).await;
+        for round in 1..=CONFIRM + 1 {
+            let full: HashSet<ContractId> = looked
+                .into_iter()
                 .filter(|(_, (_, view))| matches!(view, View::Shut { reason: ShutReason::Full, .. }))
                 .map(|(contract, _)| contract)
                 .collect();
@@ -259,7 +260,9 @@ impl Pipeline {
             if !unsold || full.is_empty() || !self.gate_was_behind(network, &full, now).await {
                 break;
             }
-            (next, looked) = self.next(network, &step).await;
+            // The gate keeps to it: a place is on its way back. The lead waits for that at the contract.
+            let doubted = if round > CONFIRM { &full } else { &nobody };
+            (next, looked) = self.next(network, &step, doubted).await;
         }
 
         let starts = next.moves.iter().any(|step| matches!(step, Move::Queue(_)));
@@ -269,14 +272,25 @@ impl Pipeline {
         Plan { deliveries, status, reason, parked }
     }
 
-    /// What advance() says, and what it was told of contracts. A gate in memory is asked about those alone that advance()
-    /// comes to: mostly the first.
-    async fn next(&self, network: &Network, step: &advance::Step<'_>) -> (advance::Next, Views) {
+    /// What advance() says, and what it was told of contracts: of those that are `doubted` to be full, that nobody knows.
+    /// A gate in memory is asked about those alone that advance() comes to: mostly the first.
+    async fn next(
+        &self,
+        network: &Network,
+        step: &advance::Step<'_>,
+        doubted: &HashSet<ContractId>,
+    ) -> (advance::Next, Views) {
+        let view = |entry: &ContractEntry, said| {
+            let (terms, view) = self.view(entry, said, step.now);
+            let is_full = matches!(view, View::Shut { reason: ShutReason::Full, .. });
+            let unknown = View::Shut { reason: ShutReason::Unavailable, until: None, never: false };
+            (terms, if is_full && doubted.contains(&entry.contract.id) { unknown } else { view })
+        };
         if let Gate::Memory(gate) = &self.gate {
             let looked = RefCell::new(Views::new());
             let next = advance::advance(step, &|contract| {
                 let entry = network.contract(contract)?;
-                let view = self.view(entry, gate.look(contract, step.now), step.now);
+                let view = view(entry, gate.look(contract, step.now));
                 looked.borrow_mut().insert(contract.clone(), view);
                 Some(view)
             });
@@ -285,7 +299,7 @@ impl Pipeline {
         let mut looked = Views::new();
         for contract in step.needed() {
             let Some(entry) = network.contract(contract) else { continue };
-            let view = self.view(entry, self.gate.look(contract, step.now).await, step.now);
+            let view = view(entry, self.gate.look(contract, step.now).await);
             looked.insert(contract.clone(), view);
         }
         (advance::advance(step, &|contract| looked.get(contract).copied()), looked)
@@ -305,7 +319,12 @@ impl Pipeline {
     }
 
     /// Tells the gate what the store really holds for these contracts; whether that was less than the gate believed.
-    pub(crate) async fn gate_was_behind(&self, network: &Network, contracts: &[&ContractId], now: Timestamp) -> bool {
+    pub(crate) async fn gate_was_behind(
+        &self,
+        network: &Network,
+        contracts: impl IntoIterator<Item = &ContractId>,
+        now: Timestamp,
+    ) -> bool {
         for contract in contracts {
             let Some(entry) = network.contract(contract) else { continue };
             let places: Vec<Place> = entry.places(now).into_iter().filter(|place| place.limit.is_some()).collect();

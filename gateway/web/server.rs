@@ -123,7 +123,7 @@ pub async fn serve(mut listener: impl Listener, answers: impl Answers, bounds: B
             let answer = Begun::new(answers.clone().answer(request, Client(address)));
             async move {
                 let mut answer = answer.await.unwrap_or_else(|_| broke_off());
-                if unread.is_much() {
+                if unread.is_any() {
                     // hyper closes the connection then: a client that is not told would send its next request into that.
                     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }

@@ -9,9 +9,6 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-/// Bytes of a body that come with its head: hyper reads them off, and the connection goes on.
-const WITH_THE_HEAD: u64 = 4 << 10;
-
 /// What of a request's body has not been read when it is answered.
 #[derive(Debug, Clone)]
 pub(super) struct Unread(Arc<AtomicU64>);
@@ -27,9 +24,10 @@ impl Unread {
         Watched { body, unread: self.clone() }
     }
 
-    /// Whether it is more than what has surely come with the head.
-    pub(super) fn is_much(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > WITH_THE_HEAD
+    /// Whether there is any. (It may have come with the head: then hyper reads it off, and the connection could go on. Nobody
+    /// can say.)
+    pub(super) fn is_any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
     }
 }
 

@@ -286,28 +286,29 @@ impl Runner {
                 tasks::all(asked.collect()).await
             }
         };
-        let going = std::iter::once((queued, permit)).chain(others);
-        let (mut shut, mut unavailable) = (None, None);
-        for ((queued, permit), answer) in going.zip(answers) {
+        let (mut tickets, mut shut, mut unavailable) = (Vec::new(), None, None);
+        for answer in answers {
             match answer {
-                Ok(Answer::Open(ticket)) => {
-                    telemetry::gate_answered(&entry.counts, entry.contract.id.as_str(), "open");
-                    let item = self.queue.window().take(&queued);
-                    if let Some(mut item) = item {
-                        item.release(now);
-                        self.attempt(item, entry, ticket, permit);
-                    } else {
-                        self.pipeline.not_started(entry, &ticket, permit, &[]);
-                    }
-                }
-                Ok(Answer::Shut(said)) => {
-                    permit.unused(now);
-                    shut.get_or_insert(said);
-                }
-                Err(error) => {
-                    permit.unused(now);
-                    unavailable.get_or_insert(error);
-                }
+                Ok(Answer::Open(ticket)) => tickets.push(ticket),
+                Ok(Answer::Shut(said)) => shut = Some(said),
+                Err(error) => unavailable = Some(error),
+            }
+        }
+        let some_may_go = !tickets.is_empty();
+        // A ticket is good for any of those that asked together: they go in their order, whosever answer was the better.
+        let mut tickets = tickets.into_iter();
+        for (queued, permit) in std::iter::once((queued, permit)).chain(others) {
+            let Some(ticket) = tickets.next() else {
+                permit.unused(now);
+                continue;
+            };
+            telemetry::gate_answered(&entry.counts, entry.contract.id.as_str(), "open");
+            let item = self.queue.window().take(&queued);
+            if let Some(mut item) = item {
+                item.release(now);
+                self.attempt(item, entry, ticket, permit);
+            } else {
+                self.pipeline.not_started(entry, &ticket, permit, &[]);
             }
         }
         if let Some(unavailable) = unavailable {
@@ -315,8 +316,9 @@ impl Runner {
             return Ok(Next::Pause(TROUBLE_PAUSE));
         }
         match shut {
-            Some(shut) => self.wait(entry, &shut, now, next_due).await,
-            None => Ok(Next::Again),
+            // Where some may go, what the others were told may have been true for a moment only: the next look asks.
+            Some(shut) if !some_may_go => self.wait(entry, &shut, now, next_due).await,
+            _ => Ok(Next::Again),
         }
     }
 
@@ -447,7 +449,7 @@ impl Runner {
             hold.confirmed = Some(now);
             // What waits here asks the store itself, lest it wait for a place that is free.
             let network = self.pipeline.directory.network();
-            if self.pipeline.gate_was_behind(&network, &[&entry.contract.id], now).await {
+            if self.pipeline.gate_was_behind(&network, [&entry.contract.id], now).await {
                 return Ok(Next::Again);
             }
         }

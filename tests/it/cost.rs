@@ -33,10 +33,7 @@ fn a_lead_costs_no_more_allocations_than_it_did() {
     let counted: f64 = counted.parse().unwrap();
     println!("{counted} allocations for each lead");
     assert!(counted <= AT_MOST, "a lead costs {counted} allocations, and cost {AT_MOST}");
-    assert!(
-        counted >= AT_MOST * 0.8,
-        "a lead costs only {counted} allocations: let the guard be at most a tenth above"
-    );
+    assert!(counted >= AT_MOST * 0.8, "a lead costs only {counted} allocations: bring the guard down to it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

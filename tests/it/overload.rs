@@ -207,6 +207,9 @@ async fn acts_with_an_endless_body_or_without_a_token_are_refused_early() {
     assert_eq!(without.status, 401, "{without:?}");
     // Its body is not read, which ends the connection: nobody may send another request into that.
     assert_eq!(without.headers["connection"], "close");
+    // However little it is: it may be on its way.
+    let nowhere = gateway.send(gateway.client.post(gateway.url("/v1/nothing")).body("{}")).await;
+    assert_eq!((nowhere.status, &nowhere.headers["connection"]), (404, &"close".parse().unwrap()));
     let with = gateway.send(gateway.client.post(gateway.url(path)).bearer_auth(&gateway.token).body(large)).await;
     assert_eq!(with.status, 413, "{with:?}");
     let unknown = gateway.client.post(gateway.url(path)).bearer_auth(&gateway.token).json_body(&serde_json::json!({}));

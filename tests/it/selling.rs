@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lead_gateway::clock::Clock;
+use lead_gateway::gate::Answer;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
@@ -433,6 +434,31 @@ async fn a_place_given_back_goes_to_the_next_lead_at_once() {
         assert_places_agree(&gateway).await;
         gateway.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lead_that_comes_while_the_last_place_is_on_its_way_back_waits_for_it() {
+    let desk = Desk::willing().await;
+    let gateway =
+        campaign("", &[desk.buyer("a", "limits = { total = 1 }", "when_full = \"hold\"")]).start_inside(noon()).await;
+    let pipeline = &gateway.app().pipeline;
+    // The gate counts one that the store has no more: the commit that gave it back has yet to be heard of.
+    let entry = pipeline.directory.network().contracts().next().unwrap().clone();
+    let returning = pipeline.gate.returning(&entry.contract.partner, &entry.contract.id);
+    let taken = pipeline.gate.take(&entry.contract.id, pipeline.clock.now(), false).await;
+    let Ok(Answer::Open(ticket)) = taken else { panic!("{taken:?}") };
+    pipeline.gate.made(&ticket);
+    let waits = posted(&gateway, &numbered(1)).await;
+    assert_eq!(text_at(&gateway.lead(&waits).await, "/status"), "pending");
+    assert_eq!(desk.visits(), []);
+
+    pipeline.gate.settle(&ticket.places, true);
+    drop(returning);
+    posted(&gateway, &numbered(2)).await;
+    gateway.lead_becomes(&waits, "sold").await;
+    settled(&gateway).await;
+    assert_places_agree(&gateway).await;
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
