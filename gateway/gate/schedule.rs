@@ -24,7 +24,7 @@ const WEEK_MINUTES: u16 = 7 * DAY_MINUTES;
 pub struct Hours {
     tz: TimeZone,
     /// By days since Monday; `None` = every minute of the week.
-    week: Option<[Vec<Window>; 7]>,
+    week: Option<Box<[Vec<Window>; 7]>>,
     /// In order.
     closed_on: Vec<Date>,
     present: ArcSwapOption<Present>,
@@ -283,7 +283,7 @@ impl Written<'_> {
 }
 
 /// `None` when the windows cover every minute of the week.
-fn read_week(table: &WeekTable) -> Result<Option<[Vec<Window>; 7]>, Vec<Fault>> {
+fn read_week(table: &WeekTable) -> Result<Option<Box<[Vec<Window>; 7]>>, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut named_by: [Option<&str>; 7] = [None; 7];
     let mut written: Vec<Written<'_>> = Vec::new();
@@ -316,7 +316,7 @@ fn read_week(table: &WeekTable) -> Result<Option<[Vec<Window>; 7]>, Vec<Fault>> 
     if written.iter().map(|w| w.window.closes - w.window.opens).sum::<u16>() == WEEK_MINUTES {
         return Ok(None);
     }
-    let mut week: [Vec<Window>; 7] = Default::default();
+    let mut week: Box<[Vec<Window>; 7]> = Box::default();
     for w in written {
         if let Some(day) = week.get_mut(usize::from(w.day)) {
             day.push(w.window);
