@@ -104,7 +104,7 @@ pub async fn apply(
             }
         })
         .await?;
-    let plan = move || plan(compared, files, left, flags, before);
+    let plan = move || plan(compared, files, left, flags, before.as_deref());
     let Planned { mut report, changes, network } = tasks::aside(plan).await;
     if flags.dry_run || !report.refused.is_empty() {
         return Ok((report, None));
@@ -137,7 +137,7 @@ fn plan(
     files: Arc<ResourceSet>,
     left: Reader,
     flags: Flags,
-    before: Option<Arc<Network>>,
+    before: Option<&Network>,
 ) -> Planned {
     let mut report = Report::default();
     let mut changes = Vec::new();
@@ -161,7 +161,7 @@ fn plan(
         changes.push(difference.into_change());
     }
     let files = Arc::unwrap_or_clone(files);
-    let network = match left.finish().and_then(|left| Network::compile(&with(files, left), before.as_deref())) {
+    let network = match left.finish().and_then(|left| Network::compile(&with(files, left), before)) {
         Ok(network) => Some(network),
         Err(faults) => {
             report.refused.extend(faults.iter().map(Fault::to_string));

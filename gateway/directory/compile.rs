@@ -38,6 +38,7 @@ impl Faults {
     }
 }
 
+#[expect(clippy::mutable_key_type, reason = "only what a shared part remembers of its hash changes")]
 pub(super) fn compile(set: &ResourceSet, before: Option<&Network>) -> Result<Network, Vec<Fault>> {
     let faults = Faults::default();
     let mut network = Network {
@@ -286,6 +287,7 @@ fn tokens(
 /// What a campaign's posts are held against, by what that is compiled from.
 type IntakeRules = HashMap<(Shared<BTreeMap<String, Field>>, UnknownFields, Vec<DedupeRule>), Arc<intake::Rules>>;
 
+#[expect(clippy::mutable_key_type, reason = "only what a shared part remembers of its hash changes")]
 fn campaign_entry(
     campaign: &Arc<Campaign>,
     routed: Vec<Arc<RoutedContract>>,
