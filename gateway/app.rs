@@ -21,8 +21,8 @@ use crate::api::access::Tokens;
 use crate::api::{self, Api};
 use crate::clock::Clock;
 use crate::config::{Config, GateServers, StorePlace};
-use crate::directory::changes::{self, Difference};
-use crate::directory::{Directory, Network, ResourceSet, files};
+use crate::directory::changes::{Comparison, Difference};
+use crate::directory::{Directory, Network, Reader, files};
 use crate::dispatch::target::Egress;
 use crate::dispatch::{DispatchConfig, Dispatcher};
 use crate::gate::memory::MemoryGate;
@@ -84,10 +84,9 @@ impl App {
         let store = open_store(&config).await?;
         // Before what they count is read: a change in between is found by the first look for one.
         let changes = store.changes().await?;
-        let (set, loaded) = load(&config, &store, &clock).await?;
+        let (network, loaded) = load(&config, &store, &clock).await?;
         // The first start has counted one change, its own.
         let changes = Changes { network: changes.network + u64::from(loaded.first), ..changes };
-        let network = Network::compile(&set, None).map_err(|faults| told("the network cannot be used", &faults))?;
         let version = Arc::new(AtomicU64::new(0));
         let gate = gate(&config, &store, &clock, Arc::clone(&version)).await?;
         let installed = next(&version, &store, changes, &clock);
@@ -303,29 +302,39 @@ pub fn dispatcher(config: &Config) -> anyhow::Result<Dispatcher> {
     Ok(Dispatcher::new(dispatch)?)
 }
 
-/// The store's resources; an empty store takes those of the files.
-async fn load(config: &Config, store: &Store, clock: &Clock) -> anyhow::Result<(ResourceSet, Loaded)> {
-    let records = store.resources().await?;
-    let read = files::read(&config.network.dir, &config.network.templates);
-    if records.is_empty() {
-        let set = read.map_err(|faults| told("the network's files cannot be used", &faults))?;
+/// The store's network; an empty store takes that of the files.
+async fn load(config: &Config, store: &Store, clock: &Clock) -> anyhow::Result<(Network, Loaded)> {
+    let (files, faults) = match files::read(&config.network.dir, &config.network.templates) {
+        Ok(files) => (Arc::new(files), Vec::new()),
+        Err(faults) => (Arc::default(), faults),
+    };
+    let looked_at = (Reader::default(), Comparison::with(Arc::clone(&files)));
+    let (stored, compared) = store
+        .read_resources(looked_at, |(reader, comparison), one| {
+            reader.take_stored(one);
+            let _ = comparison.see(one);
+        })
+        .await?;
+    let stored = stored.finish().map_err(|faults| told("the stored network cannot be read", &faults))?;
+    if stored.is_empty() {
+        if !faults.is_empty() {
+            return Err(told("the network's files cannot be used", &faults));
+        }
         // Compiled before they are stored, so that a first start with faults leaves nothing behind.
-        Network::compile(&set, None).map_err(|faults| told("the network's files cannot be used", &faults))?;
-        let all = changes::differences(&[], &set).into_iter().map(Difference::into_change).collect();
+        let network =
+            Network::compile(&files, None).map_err(|faults| told("the network's files cannot be used", &faults))?;
+        let all = compared.differences().into_iter().map(Difference::into_change).collect();
         if store.apply(all, "first start".to_owned(), clock.now()).await? {
-            return Ok((set, Loaded { first: true, ..Loaded::default() }));
+            return Ok((network, Loaded { first: true, ..Loaded::default() }));
         }
         // Another gateway was first in the same moment.
         return Box::pin(load(config, store, clock)).await;
     }
-    // The files are forgotten before the stored network takes their place in memory.
-    let loaded = match read {
-        Ok(files) => Loaded { differences: changes::differences(&records, &files), ..Loaded::default() },
-        Err(faults) => Loaded { faults, ..Loaded::default() },
-    };
-    let set =
-        ResourceSet::from_records(&records).map_err(|faults| told("the stored network cannot be read", &faults))?;
-    Ok((set, loaded))
+    drop(files);
+    let network = Network::compile(&stored, None).map_err(|faults| told("the network cannot be used", &faults))?;
+    // Of files that cannot be read nobody knows how they differ.
+    let differences = if faults.is_empty() { compared.differences() } else { Vec::new() };
+    Ok((network, Loaded { differences, faults, ..Loaded::default() }))
 }
 
 /// Faults as one error, a line each.

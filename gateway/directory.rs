@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::dispatch::Transport;
 use crate::dispatch::token::TokenSource;
@@ -26,13 +28,14 @@ use crate::model::id::{CampaignId, ContractId, PartnerId, SourceId};
 use crate::model::limit::{OwnerKind, Place, PlaceKey};
 use crate::model::money::Amount;
 use crate::model::partner::Partner;
+use crate::model::schedule::WeekTable;
 use crate::model::secret::SecretText;
 use crate::model::shared::Pool;
 use crate::model::source::Source;
 use crate::pace::Pace;
 use crate::render::{Party, Renderer};
 use crate::routing::RoutedContract;
-use crate::store::{Kind, PausedKind, ResourceRecord};
+use crate::store::{Kind, PausedKind, ResourceRecord, StoredResource};
 use crate::telemetry::Counts;
 use crate::verdict;
 
@@ -78,17 +81,77 @@ impl ResourceSet {
     /// Every resource as the store keeps it, in the order in which they refer to one another.
     #[must_use]
     pub fn documents(&self) -> BTreeMap<(Kind, String), String> {
-        fn json<T: serde::Serialize>(value: &T) -> String {
-            // Texts, numbers and maps with text keys: this cannot fail.
-            serde_json::to_string(value).unwrap_or_default()
+        self.clone().into_documents().map(|(kind, id, document)| ((kind, id), document)).collect()
+    }
+
+    /// The same, one after the other; what has been given is forgotten.
+    pub fn into_documents(self) -> impl Iterator<Item = (Kind, String, String)> + Send {
+        let Self { campaigns, partners, sources, contracts, templates } = self;
+        let campaigns = campaigns.into_iter().map(|(id, one)| (Kind::Campaign, id.into(), json(&one)));
+        let sources = sources.into_iter().map(|(id, one)| (Kind::Source, id.into(), json(&one)));
+        let partners = partners.into_iter().map(|(id, one)| (Kind::Partner, id.into(), json(&one)));
+        let contracts = contracts.into_iter().map(|(id, one)| (Kind::Contract, id.into(), json(&one)));
+        let templates = templates.into_iter().map(|(path, text)| (Kind::Template, path, text));
+        campaigns.chain(sources).chain(partners).chain(contracts).chain(templates)
+    }
+
+    /// How many resources there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        let Self { campaigns, partners, sources, contracts, templates } = self;
+        campaigns.len() + partners.len() + sources.len() + contracts.len() + templates.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every kind and id, in the order of [`Self::documents`].
+    pub fn names(&self) -> impl Iterator<Item = (Kind, &str)> {
+        let campaigns = self.campaigns.keys().map(|id| (Kind::Campaign, id.as_str()));
+        let sources = self.sources.keys().map(|id| (Kind::Source, id.as_str()));
+        let partners = self.partners.keys().map(|id| (Kind::Partner, id.as_str()));
+        let contracts = self.contracts.keys().map(|id| (Kind::Contract, id.as_str()));
+        let templates = self.templates.keys().map(|path| (Kind::Template, path.as_str()));
+        campaigns.chain(sources).chain(partners).chain(contracts).chain(templates)
+    }
+
+    /// One resource as the store keeps it.
+    #[must_use]
+    pub fn document(&self, kind: Kind, id: &str) -> Option<String> {
+        match kind {
+            Kind::Campaign => self.campaigns.get(id).map(json),
+            Kind::Partner => self.partners.get(id).map(json),
+            Kind::Source => self.sources.get(id).map(json),
+            Kind::Contract => self.contracts.get(id).map(json),
+            Kind::Template => self.templates.get(id).cloned(),
         }
-        let mut documents = BTreeMap::new();
-        documents.extend(self.campaigns.iter().map(|(id, one)| ((Kind::Campaign, id.to_string()), json(one.as_ref()))));
-        documents.extend(self.partners.iter().map(|(id, one)| ((Kind::Partner, id.to_string()), json(one.as_ref()))));
-        documents.extend(self.sources.iter().map(|(id, one)| ((Kind::Source, id.to_string()), json(one.as_ref()))));
-        documents.extend(self.contracts.iter().map(|(id, one)| ((Kind::Contract, id.to_string()), json(one.as_ref()))));
-        documents.extend(self.templates.iter().map(|(path, text)| ((Kind::Template, path.clone()), text.clone())));
-        documents
+    }
+
+    /// Whether there is such a resource.
+    #[must_use]
+    pub fn contains(&self, kind: Kind, id: &str) -> bool {
+        match kind {
+            Kind::Campaign => self.campaigns.contains_key(id),
+            Kind::Partner => self.partners.contains_key(id),
+            Kind::Source => self.sources.contains_key(id),
+            Kind::Contract => self.contracts.contains_key(id),
+            Kind::Template => self.templates.contains_key(id),
+        }
+    }
+
+    /// Whether there is such a resource, and this is its document.
+    #[must_use]
+    pub fn has(&self, kind: Kind, id: &str, document: &str) -> bool {
+        match kind {
+            Kind::Campaign => self.campaigns.get(id).is_some_and(|one| is_written(one, document)),
+            Kind::Partner => self.partners.get(id).is_some_and(|one| is_written(one, document)),
+            Kind::Source => self.sources.get(id).is_some_and(|one| is_written(one, document)),
+            Kind::Contract => self.contracts.get(id).is_some_and(|one| is_written(one, document)),
+            Kind::Template => self.templates.get(id).is_some_and(|text| text == document),
+        }
     }
 
     /// Back from the store.
@@ -96,29 +159,109 @@ impl ResourceSet {
     /// # Errors
     /// Every document that this version cannot read.
     pub fn from_records<'a>(records: impl IntoIterator<Item = &'a ResourceRecord>) -> Result<Self, Vec<Fault>> {
-        let mut set = Self::default();
-        let mut common = Common::default();
-        let mut faults = Vec::new();
-        for record in records {
-            let read = match record.kind {
-                Kind::Campaign => serde_json::from_str(&record.document)
-                    .map(|one: Campaign| drop(set.campaigns.insert(one.id.clone(), common.campaign(one)))),
-                Kind::Partner => serde_json::from_str(&record.document)
-                    .map(|one: Partner| drop(set.partners.insert(one.id.clone(), Arc::new(one)))),
-                Kind::Source => serde_json::from_str(&record.document)
-                    .map(|one: Source| drop(set.sources.insert(one.id.clone(), Arc::new(one)))),
-                Kind::Contract => serde_json::from_str(&record.document)
-                    .map(|one: Contract| drop(set.contracts.insert(one.id.clone(), common.contract(one)))),
-                Kind::Template => {
-                    set.templates.insert(record.id.clone(), record.document.clone());
-                    Ok(())
-                }
-            };
-            if let Err(error) = read {
-                faults.push(Fault::new(format!("stored {} {}", record.kind, record.id), error.to_string()));
-            }
+        let mut reader = Reader::default();
+        for ResourceRecord { kind, id, document, .. } in records {
+            reader.take(*kind, id, document);
         }
-        if faults.is_empty() { Ok(set) } else { Err(faults) }
+        reader.finish()
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    // Texts, numbers and maps with text keys: this cannot fail.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// Whether `document` is what [`json`] makes of a value; nothing is made to find out.
+fn is_written(value: &impl Serialize, document: &str) -> bool {
+    struct Rest<'a>(&'a [u8]);
+    impl std::io::Write for Rest<'_> {
+        fn write(&mut self, written: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.strip_prefix(written).ok_or(std::io::ErrorKind::InvalidData)?;
+            Ok(written.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut rest = Rest(document.as_bytes());
+    serde_json::to_writer(&mut rest, value).is_ok() && rest.0.is_empty()
+}
+
+/// Reads the documents of a set, one after the other. What a network has already, word for word, is taken over from it
+/// instead of being read: a large network of which little changes is in memory once.
+#[derive(Debug, Default)]
+pub struct Reader {
+    set: ResourceSet,
+    known: Option<Arc<Network>>,
+    common: Common,
+    faults: Vec<Fault>,
+}
+
+impl Reader {
+    /// A reader that knows the resources of a network.
+    #[must_use]
+    pub fn beside(known: Option<Arc<Network>>) -> Self {
+        Self { known, ..Self::default() }
+    }
+
+    /// Reads the document of a resource.
+    pub fn take(&mut self, kind: Kind, id: &str, document: &str) {
+        let Self { set, common, known, faults } = self;
+        let known = known.as_deref();
+        let read = match kind {
+            Kind::Campaign => {
+                let known = known.and_then(|known| known.campaigns.get(id)).map(|entry| &entry.campaign);
+                known_or_read(known, document, |one| common.campaign(one))
+                    .map(|one| drop(set.campaigns.insert(one.id.clone(), one)))
+            }
+            Kind::Partner => {
+                let known = known.and_then(|known| known.partners.get(id));
+                known_or_read(known, document, |one| common.partner(one))
+                    .map(|one| drop(set.partners.insert(one.id.clone(), one)))
+            }
+            Kind::Source => {
+                let known = known.and_then(|known| known.sources.get(id)).map(|entry| &entry.source);
+                known_or_read(known, document, Arc::new).map(|one| drop(set.sources.insert(one.id.clone(), one)))
+            }
+            Kind::Contract => {
+                let known = known.and_then(|known| known.contracts.get(id)).map(|entry| &entry.contract);
+                known_or_read(known, document, |one| common.contract(one))
+                    .map(|one| drop(set.contracts.insert(one.id.clone(), one)))
+            }
+            Kind::Template => {
+                set.templates.insert(id.to_owned(), document.to_owned());
+                Ok(())
+            }
+        };
+        if let Err(error) = read {
+            faults.push(Fault::new(format!("stored {kind} {id}"), error.to_string()));
+        }
+    }
+
+    /// As [`Reader::take`], of a stored resource.
+    pub fn take_stored(&mut self, stored: StoredResource<'_>) {
+        self.take(stored.kind, stored.id, stored.document);
+    }
+
+    /// All that was read.
+    ///
+    /// # Errors
+    /// Every document that this version cannot read.
+    pub fn finish(self) -> Result<ResourceSet, Vec<Fault>> {
+        if self.faults.is_empty() { Ok(self.set) } else { Err(self.faults) }
+    }
+}
+
+fn known_or_read<T: Serialize + DeserializeOwned>(
+    known: Option<&Arc<T>>,
+    document: &str,
+    new: impl FnOnce(T) -> Arc<T>,
+) -> serde_json::Result<Arc<T>> {
+    match known.filter(|known| is_written(known, document)) {
+        Some(known) => Ok(Arc::clone(known)),
+        None => serde_json::from_str(document).map(new),
     }
 }
 
@@ -126,6 +269,7 @@ impl ResourceSet {
 #[derive(Debug, Default)]
 struct Common {
     fields: Pool<BTreeMap<String, Field>>,
+    schedules: Pool<WeekTable>,
     replies: Pool<ResponseRules>,
     maps: Pool<Maps>,
 }
@@ -136,7 +280,13 @@ impl Common {
         Arc::new(campaign)
     }
 
+    fn partner(&mut self, mut partner: Partner) -> Arc<Partner> {
+        partner.schedule.iter_mut().for_each(|schedule| self.schedules.share(schedule));
+        Arc::new(partner)
+    }
+
     fn contract(&mut self, mut contract: Contract) -> Arc<Contract> {
+        contract.schedule.iter_mut().for_each(|schedule| self.schedules.share(schedule));
         self.replies.share(&mut contract.endpoint.response);
         self.maps.share(&mut contract.maps);
         Arc::new(contract)
@@ -350,7 +500,7 @@ pub struct Network {
     sources: HashMap<SourceId, Arc<SourceEntry>>,
     contracts: HashMap<ContractId, Arc<ContractEntry>>,
     by_partner: HashMap<PartnerId, Vec<ContractId>>,
-    partners: HashSet<PartnerId>,
+    partners: HashMap<PartnerId, Arc<Partner>>,
     keys: auth::KeyRing,
     /// What its contracts are compiled from, by path.
     templates: BTreeMap<String, String>,
@@ -410,7 +560,7 @@ impl Network {
 
     /// Everything that can be paused.
     pub fn pausable(&self) -> impl Iterator<Item = (PausedKind, String)> {
-        let partners = self.partners.iter().map(|id| (PausedKind::Partner, id.to_string()));
+        let partners = self.partners.keys().map(|id| (PausedKind::Partner, id.to_string()));
         let contracts = self.contracts.keys().map(|id| (PausedKind::Contract, id.to_string()));
         let sources = self.sources.keys().map(|id| (PausedKind::Source, id.to_string()));
         partners.chain(contracts).chain(sources)
@@ -420,9 +570,9 @@ impl Network {
     #[must_use]
     pub fn has(&self, kind: PausedKind, id: &str) -> bool {
         match kind {
-            PausedKind::Partner => id.parse().is_ok_and(|id| self.partners.contains(&id)),
-            PausedKind::Contract => id.parse().is_ok_and(|id| self.contracts.contains_key(&id)),
-            PausedKind::Source => id.parse().is_ok_and(|id| self.sources.contains_key(&id)),
+            PausedKind::Partner => self.partners.contains_key(id),
+            PausedKind::Contract => self.contracts.contains_key(id),
+            PausedKind::Source => self.sources.contains_key(id),
         }
     }
 

@@ -46,7 +46,7 @@ pub use health::Trouble;
 pub use leads::{LeadRecord, Remembered, Standings};
 pub use recovery::{Loaded, QueueKey, Queued};
 pub use refusals::RefusalRecord;
-pub use resources::{Changes, Kind, PausedKind, ResourceChange, ResourceRecord, TokenRecord};
+pub use resources::{Changes, Kind, PausedKind, ResourceChange, ResourceRecord, StoredResource, TokenRecord};
 pub use retention::Forgotten;
 pub use search::{DeliverySearch, LeadSearch, Page, RefusalSearch};
 pub use step::{AttemptEnd, Change, LeadStep, Step, Stepped};

@@ -1,7 +1,6 @@
 //! Applying files to the network: what differs, what may be done about it, and doing it, in a store alone or under a
 //! running gateway.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use crate::clock;
-use crate::directory::changes::{self, What};
-use crate::directory::{Fault, Network, ResourceSet};
-use crate::store::{Kind, ResourceChange, ResourceRecord, Store, StoreError};
+use crate::directory::changes::{Comparison, What};
+use crate::directory::{Fault, Network, Reader, ResourceSet};
+use crate::store::{Kind, ResourceChange, Store, StoreError};
 use crate::tasks;
 
 /// How to apply.
@@ -67,7 +66,7 @@ impl App {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn apply(&self, files: &ResourceSet, flags: Flags, who: &str) -> Result<Report, StoreError> {
+    pub async fn apply(&self, files: ResourceSet, flags: Flags, who: &str) -> Result<Report, StoreError> {
         let _one_at_a_time = self.changing.lock().await;
         let pipeline = &self.pipeline;
         let before = Some(pipeline.directory.network());
@@ -89,16 +88,24 @@ impl App {
 /// When the store fails.
 pub async fn apply(
     store: &Store,
-    files: &ResourceSet,
+    files: ResourceSet,
     flags: Flags,
     who: &str,
     now: jiff::Timestamp,
     before: Option<Arc<Network>>,
 ) -> Result<(Report, Option<Network>), StoreError> {
-    let records = store.resources().await?;
-    let files = files.clone();
-    let Planned { mut report, changes, network } =
-        tasks::aside(move || plan(&records, files, flags, before.as_deref())).await;
+    let files = Arc::new(files);
+    let looked_at = (Comparison::with(Arc::clone(&files)), Reader::beside(before.clone()));
+    let (compared, left) = store
+        .read_resources(looked_at, move |(compared, left), one| {
+            let stays = !compared.see(one) && !flags.prune;
+            if stays {
+                left.take_stored(one);
+            }
+        })
+        .await?;
+    let plan = move || plan(compared, files, left, flags, before.as_deref());
+    let Planned { mut report, changes, network } = tasks::aside(plan).await;
     if flags.dry_run || !report.refused.is_empty() {
         return Ok((report, None));
     }
@@ -124,11 +131,17 @@ struct Planned {
     network: Option<Network>,
 }
 
-fn plan(records: &[ResourceRecord], files: ResourceSet, flags: Flags, before: Option<&Network>) -> Planned {
+/// `left` is what the files do not have, and the store keeps.
+fn plan(
+    compared: Comparison,
+    files: Arc<ResourceSet>,
+    left: Reader,
+    flags: Flags,
+    before: Option<&Network>,
+) -> Planned {
     let mut report = Report::default();
     let mut changes = Vec::new();
-    let mut left = HashSet::new();
-    for difference in changes::differences(records, &files) {
+    for difference in compared.differences() {
         if difference.what == What::Removed && !flags.prune {
             // A template that no file uses any more may still be used by a contract that stays.
             if difference.kind != Kind::Template {
@@ -136,7 +149,6 @@ fn plan(records: &[ResourceRecord], files: ResourceSet, flags: Flags, before: Op
                     .notes
                     .push(format!("{} {} is only in the store; --prune deletes it", difference.kind, difference.id));
             }
-            left.insert((difference.kind, difference.id));
             continue;
         }
         report.changes.push(difference.to_string());
@@ -148,7 +160,8 @@ fn plan(records: &[ResourceRecord], files: ResourceSet, flags: Flags, before: Op
         }
         changes.push(difference.into_change());
     }
-    let network = match resulting(records, files, &left).and_then(|set| Network::compile(&set, before)) {
+    let files = Arc::unwrap_or_clone(files);
+    let network = match left.finish().and_then(|left| Network::compile(&with(files, left), before)) {
         Ok(network) => Some(network),
         Err(faults) => {
             report.refused.extend(faults.iter().map(Fault::to_string));
@@ -158,21 +171,13 @@ fn plan(records: &[ResourceRecord], files: ResourceSet, flags: Flags, before: Op
     Planned { report, changes, network }
 }
 
-/// The network as it would be then: what the files say, and beside it what is left that only the store has.
-fn resulting(
-    records: &[ResourceRecord],
-    files: ResourceSet,
-    left: &HashSet<(Kind, String)>,
-) -> Result<ResourceSet, Vec<Fault>> {
+/// What the files say, and beside it what is left that only the store has.
+fn with(files: ResourceSet, left: ResourceSet) -> ResourceSet {
     let mut set = files;
-    if !left.is_empty() {
-        let stay = records.iter().filter(|record| left.contains(&(record.kind, record.id.clone())));
-        let stay = ResourceSet::from_records(stay)?;
-        set.campaigns.extend(stay.campaigns);
-        set.partners.extend(stay.partners);
-        set.sources.extend(stay.sources);
-        set.contracts.extend(stay.contracts);
-        set.templates.extend(stay.templates);
-    }
-    Ok(set)
+    set.campaigns.extend(left.campaigns);
+    set.partners.extend(left.partners);
+    set.sources.extend(left.sources);
+    set.contracts.extend(left.contracts);
+    set.templates.extend(left.templates);
+    set
 }

@@ -2,19 +2,23 @@
 //! that therefore needs no token.
 
 mod desk;
+mod upload;
 
 pub use desk::{Found, RedeliverRequest, Redelivered, Standing, StandingsRequest};
 
+use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, State};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
@@ -31,8 +35,7 @@ use crate::api::import;
 use crate::clock::Clock;
 use crate::config::{Config, StorePlace};
 use crate::directory::ResourceSet;
-use crate::store::{Audit, Kind, ResourceRecord, Store, StoreError, TokenRecord};
-use crate::tasks;
+use crate::store::{Audit, Store, StoreError, TokenRecord};
 use crate::web::problem::Problem;
 
 /// A network of fifty thousand contracts fits.
@@ -71,16 +74,6 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Files to be applied, as documents.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct ApplyRequest {
-    /// How.
-    #[serde(flatten)]
-    pub flags: Flags,
-    /// Kind, id, document.
-    pub documents: Vec<(Kind, String, String)>,
-}
-
 /// A token to be made.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TokenRequest {
@@ -97,22 +90,9 @@ pub struct NewToken {
     pub token: String,
 }
 
-async fn apply(State(app): State<Arc<App>>, request: Bytes) -> Result<Json<Report>, Problem> {
-    let (flags, set) = tasks::aside(move || files_of(&request)).await?;
-    Ok(Json(app.apply(&set, flags, "apply").await?))
-}
-
-fn files_of(request: &[u8]) -> Result<(Flags, ResourceSet), Problem> {
-    let request: ApplyRequest =
-        serde_json::from_slice(request).map_err(|error| Problem::validation(format!("the request: {error}")))?;
-    let records: Vec<ResourceRecord> = request
-        .documents
-        .into_iter()
-        .map(|(kind, id, document)| ResourceRecord { kind, id, version: 0, document, changed_elsewhere: false })
-        .collect();
-    let set = ResourceSet::from_records(&records)
-        .map_err(|faults| Problem::validation(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-    Ok((request.flags, set))
+async fn apply(State(app): State<Arc<App>>, request: Body) -> Result<Json<Report>, Problem> {
+    let (flags, files) = upload::read(request, app.pipeline.directory.network()).await?;
+    Ok(Json(app.apply(files, flags, "apply").await?))
 }
 
 async fn import_target(
@@ -137,9 +117,19 @@ async fn import_rows(
 }
 
 /// Every resource in the store: kind, id, document.
-async fn resources(State(app): State<Arc<App>>) -> Result<Json<Vec<(Kind, String, String)>>, Problem> {
-    let records = app.pipeline.store.resources().await?;
-    Ok(Json(records.into_iter().map(|record| (record.kind, record.id, record.document)).collect()))
+async fn resources(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    // Written down as it is read: the documents of a large network are in memory once.
+    let mut list = app
+        .pipeline
+        .store
+        .read_resources(Vec::new(), |list: &mut Vec<u8>, one| {
+            list.push(if list.is_empty() { b'[' } else { b',' });
+            // Texts into memory: this cannot fail.
+            let _ = serde_json::to_writer(list, &(one.kind, one.id, one.document));
+        })
+        .await?;
+    list.extend_from_slice(if list.is_empty() { b"[]" } else { b"]" });
+    Ok(([(header::CONTENT_TYPE, "application/json")], list).into_response())
 }
 
 async fn new_staff_token(
@@ -242,7 +232,7 @@ impl Line {
         match &self.0 {
             Way::Running(directory) => ask(directory, path, request).await,
             Way::Opened { app, .. } => {
-                let request = posted(path, serde_json::to_vec(request)?)?;
+                let request = posted(path, Full::new(Bytes::from(serde_json::to_vec(request)?)))?;
                 let Ok(response) = router(Arc::clone(app)).oneshot(request.map(Body::new)).await;
                 let status = response.status();
                 answered(status, &response.into_body().collect().await?.to_bytes())
@@ -264,6 +254,22 @@ impl Line {
 /// # Errors
 /// When it does not answer, or refuses.
 pub async fn ask<Q: Serialize, A: DeserializeOwned>(directory: &Path, path: &str, request: &Q) -> anyhow::Result<A> {
+    exchange(directory, posted(path, Full::new(Bytes::from(serde_json::to_vec(request)?)))?).await
+}
+
+/// Has the gateway that runs on `directory` apply files; each document is written down when it is sent.
+///
+/// # Errors
+/// When it does not answer, or refuses.
+pub async fn ask_to_apply(directory: &Path, files: ResourceSet, flags: Flags) -> anyhow::Result<Report> {
+    exchange(directory, posted("/apply", upload::Upload::of(files, flags)?)?).await
+}
+
+async fn exchange<A, B>(directory: &Path, request: Request<B>) -> anyhow::Result<A>
+where
+    A: DeserializeOwned,
+    B: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let socket = socket(directory);
     let stream = UnixStream::connect(&socket).await.with_context(|| {
         format!(
@@ -274,18 +280,14 @@ pub async fn ask<Q: Serialize, A: DeserializeOwned>(directory: &Path, path: &str
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = posted(path, serde_json::to_vec(request)?)?;
     let broke_off = "the gateway broke off; is it stopping?";
     let response = sender.send_request(request).await.context(broke_off)?;
     let status = response.status();
     answered(status, &response.into_body().collect().await.context(broke_off)?.to_bytes())
 }
 
-fn posted(path: &str, body: Vec<u8>) -> Result<Request<Full<bytes::Bytes>>, http::Error> {
-    Request::post(path)
-        .header(header::HOST, "gateway")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(body.into()))
+fn posted<B>(path: &str, body: B) -> Result<Request<B>, http::Error> {
+    Request::post(path).header(header::HOST, "gateway").header(header::CONTENT_TYPE, "application/json").body(body)
 }
 
 fn answered<A: DeserializeOwned>(status: StatusCode, body: &[u8]) -> anyhow::Result<A> {

@@ -2,7 +2,7 @@
 //! change is in force everywhere within a second. (An attempt's commit sees a pause at once, wherever it was made.)
 
 use std::collections::HashSet;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use super::{App, next, told};
 use crate::api::access::Tokens;
 use crate::clock;
-use crate::directory::{Network, ResourceSet};
+use crate::directory::{Network, Reader};
 use crate::store::{Changes, PausedKind, StoreError};
 use crate::tasks;
 
@@ -91,7 +91,7 @@ async fn look(app: &App, known: &mut Known, first: bool) -> anyhow::Result<()> {
         pipeline.network_changed();
     }
     if now.tokens != known.changes.tokens {
-        app.api.tokens.store(std::sync::Arc::new(Tokens::new(pipeline.store.tokens().await?)));
+        app.api.tokens.store(Arc::new(Tokens::new(pipeline.store.tokens().await?)));
         known.changes.tokens = now.tokens;
     }
     Ok(())
@@ -112,12 +112,10 @@ impl App {
         let _one_at_a_time = self.changing.lock().await;
         let pipeline = &self.pipeline;
         let version = self.next_version().await?;
-        let records = pipeline.store.resources().await?;
         let before = pipeline.directory.network();
-        let network = tasks::aside(move || {
-            ResourceSet::from_records(&records).and_then(|set| Network::compile(&set, Some(&before)))
-        })
-        .await;
+        let reader = Reader::beside(Some(Arc::clone(&before)));
+        let reader = pipeline.store.read_resources(reader, Reader::take_stored).await?;
+        let network = tasks::aside(move || reader.finish().and_then(|set| Network::compile(&set, Some(&before)))).await;
         match network {
             Ok(network) => {
                 pipeline.gate.install(network.gate_rules(), version).await;

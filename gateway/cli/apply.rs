@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::app::apply::{Flags, Report, apply, followed};
-use crate::app::control::{self, ApplyRequest, Reach};
+use crate::app::control::{self, Reach};
 use crate::app::told;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -13,12 +13,9 @@ pub(super) async fn run(config: &Config, path: &Path, flags: Flags, json: bool) 
     let set =
         files::read(path, &config.network.templates).map_err(|faults| told("the files cannot be used", &faults))?;
     let report: Report = match control::reach(config).await? {
-        Reach::Gateway(directory) => {
-            let documents = set.documents().into_iter().map(|((kind, id), document)| (kind, id, document)).collect();
-            control::ask(&directory, "/apply", &ApplyRequest { flags, documents }).await?
-        }
+        Reach::Gateway(directory) => control::ask_to_apply(&directory, set, flags).await?,
         Reach::Store(store) => {
-            let (mut report, _) = apply(&store, &set, flags, "apply", Clock::system().now(), None).await?;
+            let (mut report, _) = apply(&store, set, flags, "apply", Clock::system().now(), None).await?;
             if store.is_shared() && !flags.dry_run && report.refused.is_empty() {
                 report.in_force = Some(followed(&store).await?);
             }
@@ -34,11 +31,11 @@ pub(super) async fn run(config: &Config, path: &Path, flags: Flags, json: bool) 
 }
 
 fn tell(report: &Report, flags: Flags) {
-    for change in &report.changes {
-        println!("{change}");
-    }
-    for note in &report.notes {
-        println!("note: {note}");
+    // Many lines are written at once, and not one by one.
+    let notes = report.notes.iter().map(|note| format!("note: {note}"));
+    let lines: Vec<String> = report.changes.iter().cloned().chain(notes).collect();
+    for lines in lines.chunks(1_000) {
+        println!("{}", lines.join("\n"));
     }
     if !report.refused.is_empty() {
         println!("\nNothing was applied:");

@@ -105,7 +105,23 @@ fn write(directory: &Path, files: &BTreeMap<String, ExportedFile>, force: bool) 
     fs::rename(&whole, directory).with_context(cannot)
 }
 
+/// Files that are synced at the same time: a sync of several costs the disk little more than that of one.
+const AT_A_TIME: usize = 16;
+
 fn write_files(directory: &Path, files: &BTreeMap<String, ExportedFile>) -> std::io::Result<()> {
+    let files: Vec<_> = files.iter().collect();
+    let share = files.len().div_ceil(AT_A_TIME).max(1);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> =
+            files.chunks(share).map(|files| scope.spawn(move || write_each(directory, files))).collect();
+        // All of them are waited for in any case.
+        writers
+            .into_iter()
+            .try_for_each(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+fn write_each(directory: &Path, files: &[(&String, &ExportedFile)]) -> std::io::Result<()> {
     for (name, file) in files {
         let path = directory.join(name);
         let parent = path.parent().unwrap_or(directory);

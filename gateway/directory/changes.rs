@@ -1,14 +1,15 @@
 //! From what the store holds to what files say: the differences, and the changes that would remove them.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::ResourceSet;
 use crate::model::secret::{MASK, mask_document};
-use crate::store::{Kind, ResourceChange, ResourceRecord};
+use crate::store::{Kind, ResourceChange, StoredResource};
 
 /// One resource that differs.
 #[derive(Debug, Clone)]
@@ -21,7 +22,10 @@ pub struct Difference {
     pub what: What,
     /// It was changed in the store by something else than files since files last set it.
     pub changed_elsewhere: bool,
-    change: ResourceChange,
+    /// Its version in the store.
+    from: Option<u64>,
+    /// As the files have it; `None` where they do not.
+    document: Option<String>,
 }
 
 /// How a resource differs.
@@ -35,39 +39,87 @@ pub enum What {
     Changed(Vec<(String, String, String)>),
 }
 
-/// Every difference between the store and `files`, in the order in which they would be applied.
-#[must_use]
-pub fn differences(stored: &[ResourceRecord], files: &ResourceSet) -> Vec<Difference> {
-    let mut stored: BTreeMap<(Kind, String), &ResourceRecord> =
-        stored.iter().map(|record| ((record.kind, record.id.clone()), record)).collect();
-    let mut differences = Vec::new();
-    for (resource, document) in files.documents() {
-        // What is left of them in the end, only the store has.
-        let old = stored.remove(&resource);
-        let what = match old {
-            None => What::Added,
-            Some(old) if old.document == document => continue,
-            Some(old) => What::Changed(changed_keys(&old.document, &document)),
-        };
-        let (kind, id) = resource;
-        let from = old.map(|old| old.version);
-        let changed_elsewhere = old.is_some_and(|old| old.changed_elsewhere);
-        let change = ResourceChange { kind, id: id.clone(), from, document: Some(document) };
-        differences.push(Difference { kind, id, what, changed_elsewhere, change });
+/// What the store has, held against files while it is read: of what is the same, nothing is kept.
+#[derive(Debug)]
+pub struct Comparison {
+    files: Arc<ResourceSet>,
+    same: HashSet<(Kind, String)>,
+    others: BTreeMap<(Kind, String), Stored>,
+}
+
+/// A stored resource that the files do not have as it is.
+#[derive(Debug)]
+struct Stored {
+    version: u64,
+    changed_elsewhere: bool,
+    /// `None` where the files have no such resource.
+    document: Option<String>,
+}
+
+impl Comparison {
+    /// Nothing is stored yet.
+    #[must_use]
+    pub fn with(files: Arc<ResourceSet>) -> Self {
+        Self { files, same: HashSet::new(), others: BTreeMap::new() }
     }
-    for ((kind, id), old) in stored {
-        let changed_elsewhere = old.changed_elsewhere;
-        let change = ResourceChange { kind, id: id.clone(), from: Some(old.version), document: None };
-        differences.push(Difference { kind, id, what: What::Removed, changed_elsewhere, change });
+
+    /// Looks at what is stored of a resource; whether the files have it too, the same or another.
+    pub fn see(&mut self, stored: StoredResource<'_>) -> bool {
+        let StoredResource { kind, id, version, document, changed_elsewhere } = stored;
+        let named = self.files.contains(kind, id);
+        if self.files.has(kind, id, document) {
+            self.same.insert((kind, id.to_owned()));
+        } else {
+            let stored = Stored { version, changed_elsewhere, document: named.then(|| document.to_owned()) };
+            self.others.insert((kind, id.to_owned()), stored);
+        }
+        named
     }
-    differences
+
+    /// Every difference between the store and the files, in the order in which they would be applied.
+    #[must_use]
+    pub fn differences(self) -> Vec<Difference> {
+        let Self { files, same, mut others } = self;
+        let mut differences = Vec::new();
+        for (kind, id) in files.names() {
+            let resource = (kind, id.to_owned());
+            if same.contains(&resource) {
+                continue;
+            }
+            let Some(document) = files.document(kind, id) else { continue };
+            // What is left of them in the end, only the store has.
+            let old = others.remove(&resource);
+            let what = match old.as_ref().and_then(|old| old.document.as_deref()) {
+                None => What::Added,
+                Some(old) => What::Changed(changed_keys(old, &document)),
+            };
+            differences.push(Difference {
+                kind,
+                id: resource.1,
+                what,
+                changed_elsewhere: old.as_ref().is_some_and(|old| old.changed_elsewhere),
+                from: old.map(|old| old.version),
+                document: Some(document),
+            });
+        }
+        differences.extend(others.into_iter().map(|((kind, id), old)| Difference {
+            kind,
+            id,
+            what: What::Removed,
+            changed_elsewhere: old.changed_elsewhere,
+            from: Some(old.version),
+            document: None,
+        }));
+        differences
+    }
 }
 
 impl Difference {
     /// The change that removes the difference.
     #[must_use]
     pub fn into_change(self) -> ResourceChange {
-        self.change
+        let Self { kind, id, from, document, .. } = self;
+        ResourceChange { kind, id, from, document }
     }
 }
 

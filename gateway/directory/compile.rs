@@ -38,10 +38,11 @@ impl Faults {
     }
 }
 
+#[expect(clippy::mutable_key_type, reason = "only what a shared part remembers of its hash changes")]
 pub(super) fn compile(set: &ResourceSet, before: Option<&Network>) -> Result<Network, Vec<Fault>> {
     let faults = Faults::default();
     let mut network = Network {
-        partners: set.partners.keys().cloned().collect(),
+        partners: set.partners.iter().map(|(id, partner)| (id.clone(), Arc::clone(partner))).collect(),
         templates: set.templates.clone(),
         ..Network::default()
     };
@@ -70,7 +71,7 @@ pub(super) fn compile(set: &ResourceSet, before: Option<&Network>) -> Result<Net
     }
     for source in set.sources.values() {
         if let Some(entry) = source_entry(source, set, before, &faults) {
-            network.sources.insert(source.id.clone(), Arc::new(entry));
+            network.sources.insert(source.id.clone(), entry);
         }
     }
     network.keys = key_ring(set, &faults);
@@ -172,12 +173,17 @@ fn contracts(
 fn unchanged(subject: &Subject<'_>, before: &Network) -> Option<Arc<ContractEntry>> {
     let known = before.contract(&subject.contract.id)?;
     let campaign = before.campaign(&subject.contract.campaign)?;
-    let same = known.contract == *subject.contract
-        && known.partner == *subject.partner
-        && campaign.campaign == *subject.campaign
+    let same = same(&known.contract, subject.contract)
+        && same(&known.partner, subject.partner)
+        && same(&campaign.campaign, subject.campaign)
         && !subject.contract.may_refer()
         && known.renderer.is_self_contained();
     same.then(|| Arc::clone(known))
+}
+
+/// Whether a resource is the same; what was taken over is one with what it was taken from.
+fn same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 fn routed_contract(
@@ -271,7 +277,7 @@ fn tokens(
     endpoint: &Endpoint,
     before: Option<&Arc<ContractEntry>>,
 ) -> Option<Result<Arc<TokenSource>, Vec<SettingFault>>> {
-    let Some(Auth::Oauth2(oauth2)) = &endpoint.auth else { return None };
+    let Some(Auth::Oauth2(oauth2)) = endpoint.auth.as_deref() else { return None };
     let same = |tokens: &TokenSource| {
         before.and_then(|before| before.tokens.as_ref()).filter(|known| known.is_like(tokens)).map(Arc::clone)
     };
@@ -281,6 +287,7 @@ fn tokens(
 /// What a campaign's posts are held against, by what that is compiled from.
 type IntakeRules = HashMap<(Shared<BTreeMap<String, Field>>, UnknownFields, Vec<DedupeRule>), Arc<intake::Rules>>;
 
+#[expect(clippy::mutable_key_type, reason = "only what a shared part remembers of its hash changes")]
 fn campaign_entry(
     campaign: &Arc<Campaign>,
     routed: Vec<Arc<RoutedContract>>,
@@ -316,7 +323,7 @@ fn source_entry(
     set: &ResourceSet,
     before: Option<&Network>,
     faults: &Faults,
-) -> Option<SourceEntry> {
+) -> Option<Arc<SourceEntry>> {
     let name = format!("source {}", source.id);
     match set.partners.get(&source.partner) {
         None => faults.add(&name, "partner", format_args!("there is no partner `{}`", source.partner)),
@@ -340,15 +347,20 @@ fn source_entry(
     if let Err(error) = &payout {
         faults.add(&name, "payout", error);
     }
+    let known = before.and_then(|before| before.source(&source.id));
+    let same_campaign =
+        before.and_then(|before| before.campaign(&campaign.id)).is_some_and(|known| same(&known.campaign, campaign));
+    if let Some(known) = known.filter(|known| same_campaign && same(&known.source, source)) {
+        return Some(Arc::clone(known));
+    }
     // A source whose rate stays the same keeps what it has used of it.
-    let same = before.and_then(|before| before.source(&source.id)).filter(|old| old.source.rate == source.rate);
-    let pace = match same {
+    let pace = match known.filter(|known| known.source.rate == source.rate) {
         Some(old) => old.pace.clone(),
         None => source.rate.map(|rate| Arc::new(Pace::with_bursts(rate, clock::instant()))),
     };
     let counts = Counts::default();
     let present = ArcSwapOption::empty();
-    Some(SourceEntry { source: Arc::clone(source), payout: payout.ok()?, counts, pace, present })
+    Some(Arc::new(SourceEntry { source: Arc::clone(source), payout: payout.ok()?, counts, pace, present }))
 }
 
 fn key_ring(set: &ResourceSet, faults: &Faults) -> auth::KeyRing {

@@ -3,7 +3,7 @@
 //!
 //! Keys stand in the order of their declarations, defaults are left out, references to secrets stay references.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::{Component, Path};
 
@@ -36,24 +36,33 @@ const WIDTH: usize = 110;
 /// # Errors
 /// Templates whose names lead out of the directory, and resources that this version cannot write.
 pub fn files(set: &ResourceSet) -> Result<BTreeMap<String, ExportedFile>, Vec<Fault>> {
-    let mut files = BTreeMap::new();
-    let mut faults = Vec::new();
-    for (id, campaign) in &set.campaigns {
+    let (mut sources, mut contracts) = (HashMap::<_, Vec<_>>::new(), HashMap::<_, Vec<_>>::new());
+    for (id, source) in &set.sources {
+        sources.entry(&source.campaign).or_default().push((id.as_str(), source));
+    }
+    for (id, contract) in &set.contracts {
+        contracts.entry(&contract.partner).or_default().push((id.as_str(), contract));
+    }
+    let campaigns: Vec<_> = set.campaigns.iter().collect();
+    let partners: Vec<_> = set.partners.iter().collect();
+    let (campaigns, campaign_faults) = written_by_all(&campaigns, |(id, campaign), faults| {
         let mut file = Writer::new("a campaign and its sources");
-        file.add("campaign", id.as_str(), campaign, &mut faults);
-        for (id, source) in set.sources.iter().filter(|(_, source)| source.campaign == *id) {
-            file.add("source", id.as_str(), source, &mut faults);
+        file.add("campaign", id.as_str(), campaign.as_ref(), faults);
+        for (id, source) in sources.get(id).into_iter().flatten() {
+            file.add("source", id, source.as_ref(), faults);
         }
-        files.insert(format!("campaign-{id}.toml"), file.finish());
-    }
-    for (id, partner) in &set.partners {
+        (format!("campaign-{id}.toml"), file.finish())
+    });
+    let (partners, partner_faults) = written_by_all(&partners, |(id, partner), faults| {
         let mut file = Writer::new("a partner and its contracts");
-        file.add("partner", id.as_str(), partner, &mut faults);
-        for (id, contract) in set.contracts.iter().filter(|(_, contract)| contract.partner == *id) {
-            file.add("contract", id.as_str(), contract, &mut faults);
+        file.add("partner", id.as_str(), partner.as_ref(), faults);
+        for (id, contract) in contracts.get(id).into_iter().flatten() {
+            file.add("contract", id, contract.as_ref(), faults);
         }
-        files.insert(format!("partner-{id}.toml"), file.finish());
-    }
+        (format!("partner-{id}.toml"), file.finish())
+    });
+    let mut files: BTreeMap<_, _> = campaigns.into_iter().chain(partners).collect();
+    let mut faults: Vec<_> = campaign_faults.into_iter().chain(partner_faults).collect();
     for (name, text) in &set.templates {
         if name.is_empty() || !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
             faults.push(Fault::new(format!("stored template {name}"), "its name leads out of the directory"));
@@ -62,6 +71,35 @@ pub fn files(set: &ResourceSet) -> Result<BTreeMap<String, ExportedFile>, Vec<Fa
         files.insert(format!("{TEMPLATES}/{name}"), ExportedFile { text: text.clone(), secrets: Vec::new() });
     }
     if faults.is_empty() { Ok(files) } else { Err(faults) }
+}
+
+/// A file for each of these, in their order, and the faults of all of them; written by all processors.
+fn written_by_all<T: Sync>(
+    ones: &[T],
+    write: impl Fn(&T, &mut Vec<Fault>) -> (String, ExportedFile) + Sync,
+) -> (Vec<(String, ExportedFile)>, Vec<Fault>) {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let share = ones.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let write = &write;
+        let writers: Vec<_> = ones
+            .chunks(share)
+            .map(|ones| {
+                scope.spawn(move || {
+                    let mut faults = Vec::new();
+                    let files: Vec<_> = ones.iter().map(|one| write(one, &mut faults)).collect();
+                    (files, faults)
+                })
+            })
+            .collect();
+        let (mut files, mut faults) = (Vec::new(), Vec::new());
+        for writer in writers {
+            let (written, found) = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            files.extend(written);
+            faults.extend(found);
+        }
+        (files, faults)
+    })
 }
 
 struct Writer {
@@ -107,23 +145,30 @@ impl Writer {
 }
 
 /// Leaves out every key without which the resource reads the same.
-fn without_defaults<T: DeserializeOwned + PartialEq>(mut value: Map<String, Value>, whole: &T) -> Map<String, Value> {
-    let mut path = Vec::new();
-    drop_defaults(&mut value, &mut path, whole);
-    value
+fn without_defaults<T: DeserializeOwned + PartialEq>(value: Map<String, Value>, whole: &T) -> Map<String, Value> {
+    let mut root = Value::Object(value);
+    drop_defaults(&mut root, &mut Vec::new(), whole);
+    match root {
+        Value::Object(value) => value,
+        _ => Map::new(),
+    }
 }
 
-fn drop_defaults<T: DeserializeOwned + PartialEq>(root: &mut Map<String, Value>, path: &mut Vec<String>, whole: &T) {
+fn drop_defaults<T: DeserializeOwned + PartialEq>(root: &mut Value, path: &mut Vec<String>, whole: &T) {
     let Some(keys) = at(root, path).map(|table| table.keys().cloned().collect::<Vec<_>>()) else { return };
+    // Where the present key stands: those before it are needed.
+    let mut place = 0;
     for key in keys {
-        let mut without = root.clone();
-        if let Some(table) = at(&mut without, path) {
-            table.shift_remove(&key);
+        let Some(value) = at(root, path).and_then(|table| table.shift_remove(&key)) else { continue };
+        if T::deserialize(&*root).is_ok_and(|read| read == *whole) {
+            continue;
         }
-        let same = serde_json::from_value::<T>(Value::Object(without.clone())).is_ok_and(|read| read == *whole);
-        if same {
-            *root = without;
-        } else if !DATA.contains(&key.as_str()) {
+        let data = DATA.contains(&key.as_str());
+        if let Some(table) = at(root, path) {
+            table.shift_insert(place, key.clone(), value);
+        }
+        place += 1;
+        if !data {
             path.push(key);
             drop_defaults(root, path, whole);
             path.pop();
@@ -131,8 +176,8 @@ fn drop_defaults<T: DeserializeOwned + PartialEq>(root: &mut Map<String, Value>,
     }
 }
 
-fn at<'a>(root: &'a mut Map<String, Value>, path: &[String]) -> Option<&'a mut Map<String, Value>> {
-    path.iter().try_fold(root, |table, key| table.get_mut(key)?.as_object_mut())
+fn at<'a>(root: &'a mut Value, path: &[String]) -> Option<&'a mut Map<String, Value>> {
+    path.iter().try_fold(root, |value, key| value.get_mut(key))?.as_object_mut()
 }
 
 /// The places below an endpoint where a secret is written out instead of named.

@@ -24,6 +24,24 @@ struct ResourceFile {
     contract: Vec<Contract>,
 }
 
+/// What was read of a file, or of several pieces of one: as the set will have it, what is equal kept once.
+#[derive(Default)]
+struct Resources {
+    campaigns: Vec<Arc<Campaign>>,
+    partners: Vec<Arc<Partner>>,
+    sources: Vec<Arc<Source>>,
+    contracts: Vec<Arc<Contract>>,
+}
+
+impl Resources {
+    fn add(&mut self, file: ResourceFile, common: &mut Common) {
+        self.campaigns.extend(file.campaign.into_iter().map(|campaign| common.campaign(campaign)));
+        self.partners.extend(file.partner.into_iter().map(|partner| common.partner(partner)));
+        self.sources.extend(file.source.into_iter().map(super::with_hashed_keys).map(Arc::new));
+        self.contracts.extend(file.contract.into_iter().map(|contract| common.contract(contract)));
+    }
+}
+
 /// The directory of templates that an export has beside its resources.
 pub const TEMPLATES: &str = "templates";
 
@@ -40,8 +58,8 @@ pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
     for file in toml_files(path).map_err(|fault| vec![fault])? {
         let origin = file.display().to_string();
         match std::fs::read_to_string(&file) {
-            Ok(text) => match parse(&text) {
-                Ok(read) => add(&mut set, read, &mut common, &origin, &mut faults),
+            Ok(text) => match parse(&text, &mut common) {
+                Ok(read) => add(&mut set, read, &origin, &mut faults),
                 Err(error) => {
                     faults.push(Fault::new(place(&origin, &text, error.span()), with_nearest(error.message())));
                 }
@@ -64,10 +82,18 @@ pub fn read(path: &Path, templates: &Path) -> Result<ResourceSet, Vec<Fault>> {
 /// A file of this size or less is read at once; a larger one in pieces, which takes a fraction of the memory, and of the
 /// time where there are several processors.
 const AT_ONCE: usize = 64 * 1024;
+/// The size of a piece, about. The reader's buffers are some fifty times as large: these are used again, while larger ones are
+/// taken from the system anew for each piece.
+const PIECE: usize = 4 * 1024;
 
 /// Reads a file's text. What is wrong with it is told as of the whole.
-fn parse(text: &str) -> Result<ResourceFile, toml::de::Error> {
-    pieces(text).and_then(|pieces| parse_pieces(&pieces)).map_or_else(|| toml::from_str(text), Ok)
+fn parse(text: &str, common: &mut Common) -> Result<Resources, toml::de::Error> {
+    if let Some(read) = pieces(text).and_then(|pieces| parse_pieces(&pieces)) {
+        return Ok(read);
+    }
+    let mut read = Resources::default();
+    read.add(toml::from_str(text)?, common);
+    Ok(read)
 }
 
 /// Cuts a large file where a resource begins; `None` for one that is read at once.
@@ -88,7 +114,7 @@ fn pieces(text: &str) -> Option<Vec<&str>> {
     for line in text.split_inclusive('\n') {
         if begins(line) {
             first = false;
-            if length - cut > AT_ONCE {
+            if length - cut > PIECE {
                 let (piece, after) = rest.split_at_checked(length - cut)?;
                 pieces.push(piece);
                 (rest, cut) = (after, length);
@@ -103,22 +129,28 @@ fn pieces(text: &str) -> Option<Vec<&str>> {
 }
 
 /// `None` where any of them cannot be read by itself.
-fn parse_pieces(pieces: &[&str]) -> Option<ResourceFile> {
+fn parse_pieces(pieces: &[&str]) -> Option<Resources> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(pieces.len());
     let share = pieces.len().div_ceil(threads.max(1)).max(1);
-    let read = |pieces: &[&str]| pieces.iter().map(|piece| toml::from_str(piece).ok()).collect::<Option<Vec<_>>>();
-    let parts: Vec<Option<Vec<ResourceFile>>> = std::thread::scope(|scope| {
+    let read = |pieces: &[&str]| {
+        let (mut read, mut common) = (Resources::default(), Common::default());
+        for piece in pieces {
+            read.add(toml::from_str(piece).ok()?, &mut common);
+        }
+        Some(read)
+    };
+    let parts: Vec<Option<Resources>> = std::thread::scope(|scope| {
         let begin = |pieces| std::thread::Builder::new().spawn_scoped(scope, move || read(pieces));
         let readers: Vec<_> = pieces.chunks(share).map(begin).collect();
         // Without threads it is read as a whole.
         readers.into_iter().map(|reader| reader.ok()?.join().ok().flatten()).collect()
     });
-    let mut whole = ResourceFile::default();
-    for part in parts.into_iter().collect::<Option<Vec<_>>>()?.into_iter().flatten() {
-        whole.campaign.extend(part.campaign);
-        whole.partner.extend(part.partner);
-        whole.source.extend(part.source);
-        whole.contract.extend(part.contract);
+    let mut whole = Resources::default();
+    for part in parts.into_iter().collect::<Option<Vec<_>>>()? {
+        whole.campaigns.extend(part.campaigns);
+        whole.partners.extend(part.partners);
+        whole.sources.extend(part.sources);
+        whole.contracts.extend(part.contracts);
     }
     Some(whole)
 }
@@ -144,17 +176,17 @@ fn toml_files(path: &Path) -> Result<Vec<PathBuf>, Fault> {
     Ok(files)
 }
 
-fn add(set: &mut ResourceSet, file: ResourceFile, common: &mut Common, origin: &str, faults: &mut Vec<Fault>) {
+fn add(set: &mut ResourceSet, read: Resources, origin: &str, faults: &mut Vec<Fault>) {
     fn keep<K: Ord + Clone + std::fmt::Display, V>(
         kind: &str,
         map: &mut BTreeMap<K, Arc<V>>,
-        new: impl Iterator<Item = Arc<V>>,
-        id: impl Fn(&V) -> K,
+        new: Vec<Arc<V>>,
+        id: impl Fn(&V) -> &K,
         origin: &str,
         faults: &mut Vec<Fault>,
     ) {
         for one in new {
-            let key = id(&one);
+            let key = id(&one).clone();
             if let std::collections::btree_map::Entry::Vacant(free) = map.entry(key.clone()) {
                 free.insert(one);
             } else {
@@ -165,20 +197,10 @@ fn add(set: &mut ResourceSet, file: ResourceFile, common: &mut Common, origin: &
             }
         }
     }
-    let campaigns = file.campaign.into_iter().map(|campaign| common.campaign(campaign));
-    keep("campaign", &mut set.campaigns, campaigns, |campaign| campaign.id.clone(), origin, faults);
-    keep(
-        "partner",
-        &mut set.partners,
-        file.partner.into_iter().map(Arc::new),
-        |partner| partner.id.clone(),
-        origin,
-        faults,
-    );
-    let sources = file.source.into_iter().map(super::with_hashed_keys).map(Arc::new);
-    keep("source", &mut set.sources, sources, |source| source.id.clone(), origin, faults);
-    let contracts = file.contract.into_iter().map(|contract| common.contract(contract));
-    keep("contract", &mut set.contracts, contracts, |contract| contract.id.clone(), origin, faults);
+    keep("campaign", &mut set.campaigns, read.campaigns, |campaign| &campaign.id, origin, faults);
+    keep("partner", &mut set.partners, read.partners, |partner| &partner.id, origin, faults);
+    keep("source", &mut set.sources, read.sources, |source| &source.id, origin, faults);
+    keep("contract", &mut set.contracts, read.contracts, |contract| &contract.id, origin, faults);
 }
 
 /// Reads templates from disk and remembers which.

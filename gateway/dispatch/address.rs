@@ -22,7 +22,9 @@ impl FixedUrls {
     /// Those of an endpoint. What cannot be read, as a template may not, is left to the request that is sent.
     pub(super) fn of(endpoint: &Endpoint) -> Self {
         let texts = [Some(&endpoint.url), endpoint.backup_url.as_ref()].into_iter().flatten();
-        Self(texts.filter_map(|text| Some((text.0.clone(), Url::parse(&text.0).ok()?))).collect())
+        let mut fixed: Vec<_> = texts.filter_map(|text| Some((text.0.clone(), Url::parse(&text.0).ok()?))).collect();
+        fixed.shrink_to_fit();
+        Self(fixed)
     }
 
     /// A request's URL.

@@ -69,7 +69,7 @@ impl PartnerRules {
             ),
         });
         let tz = zone.clone().unwrap_or(TimeZone::UTC);
-        match (zone, Hours::compile(partner.schedule.as_ref(), &partner.closed_on, &tz)) {
+        match (zone, Hours::compile(partner.schedule.as_deref(), &partner.closed_on, &tz)) {
             (Ok(_), Ok(hours)) => Ok(Self {
                 id: partner.id.clone(),
                 timezone: partner.timezone.as_str().into(),
@@ -90,7 +90,7 @@ impl GateRules {
     pub fn compile(partner: Arc<PartnerRules>, contract: &Contract) -> Result<Self, Vec<Fault>> {
         Ok(Self {
             id: contract.id.clone(),
-            hours: Hours::compile(contract.schedule.as_ref(), &[], &partner.tz)?,
+            hours: Hours::compile(contract.schedule.as_deref(), &[], &partner.tz)?,
             limits: contract.limits,
             partner,
             present: ArcSwapOption::empty(),

@@ -23,8 +23,8 @@ const WEEK_MINUTES: u16 = 7 * DAY_MINUTES;
 #[derive(Debug)]
 pub struct Hours {
     tz: TimeZone,
-    /// By days since Monday; `None` = every minute of the week.
-    week: Option<[Vec<Window>; 7]>,
+    /// `None` = every minute of the week.
+    week: Option<Box<Week>>,
     /// In order.
     closed_on: Vec<Date>,
     present: ArcSwapOption<Present>,
@@ -52,6 +52,9 @@ struct Window {
     opens: u16,
     closes: u16,
 }
+
+/// The windows of each day, by days since Monday.
+type Week = [Vec<Window>; 7];
 
 impl Hours {
     /// Compiles a table (`None` = always open) and the whole days on which it is closed nevertheless.
@@ -143,7 +146,7 @@ impl Hours {
         }
     }
 
-    fn windows_within(&self, week: &[Vec<Window>; 7], from: Timestamp, to: Timestamp) -> Vec<(Timestamp, Timestamp)> {
+    fn windows_within(&self, week: &Week, from: Timestamp, to: Timestamp) -> Vec<(Timestamp, Timestamp)> {
         let mut open: Vec<(Timestamp, Timestamp)> = Vec::new();
         // A window is shorter than a day and no change of a zone's offset was longer than one.
         let first = self.tz.to_datetime(from).date().saturating_sub(3.days());
@@ -256,7 +259,7 @@ fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
     at.checked_add(by).unwrap_or(if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX })
 }
 
-fn windows_of(week: &[Vec<Window>; 7], day: Weekday) -> &[Window] {
+fn windows_of(week: &Week, day: Weekday) -> &[Window] {
     week.get(usize::from(day.to_monday_zero_offset().unsigned_abs())).map_or(&[], Vec::as_slice)
 }
 
@@ -283,7 +286,7 @@ impl Written<'_> {
 }
 
 /// `None` when the windows cover every minute of the week.
-fn read_week(table: &WeekTable) -> Result<Option<[Vec<Window>; 7]>, Vec<Fault>> {
+fn read_week(table: &WeekTable) -> Result<Option<Box<Week>>, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut named_by: [Option<&str>; 7] = [None; 7];
     let mut written: Vec<Written<'_>> = Vec::new();
@@ -316,7 +319,7 @@ fn read_week(table: &WeekTable) -> Result<Option<[Vec<Window>; 7]>, Vec<Fault>> 
     if written.iter().map(|w| w.window.closes - w.window.opens).sum::<u16>() == WEEK_MINUTES {
         return Ok(None);
     }
-    let mut week: [Vec<Window>; 7] = Default::default();
+    let mut week: Box<Week> = Box::default();
     for w in written {
         if let Some(day) = week.get_mut(usize::from(w.day)) {
             day.push(w.window);

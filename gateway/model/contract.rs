@@ -45,7 +45,7 @@ pub struct Contract {
     pub limits: Limits,
     /// Own hours beside the partner's: both must be open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<WeekTable>,
+    pub schedule: Option<Shared<WeekTable>>,
     /// Which leads it wants; none = all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<Filter>,
@@ -279,7 +279,7 @@ pub struct Endpoint {
     pub headers: BTreeMap<String, SecretText>,
     /// Credentials beside the headers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub auth: Option<Auth>,
+    pub auth: Option<Box<Auth>>,
     /// A client certificate, and authorities of the partner's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,

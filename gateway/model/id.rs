@@ -1,5 +1,6 @@
 //! Identifiers: UUIDv7 for what the gateway makes, short readable names for what people configure.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -74,6 +75,13 @@ macro_rules! name_id {
             /// The id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        // Equal, ordered and hashed as its text is.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

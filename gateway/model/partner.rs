@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::id::PartnerId;
 use super::limit::Limits;
 use super::schedule::WeekTable;
+use super::shared::Shared;
 
 /// One partner, as configured, stored and shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,7 +28,7 @@ pub struct Partner {
     pub limits: Limits,
     /// When it takes leads; none = always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<WeekTable>,
+    pub schedule: Option<Shared<WeekTable>>,
     /// Whole days on which it takes none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub closed_on: Vec<jiff::civil::Date>,

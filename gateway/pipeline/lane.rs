@@ -140,7 +140,8 @@ impl SharedPace {
 
 /// The longest that an attempt may take, from its permit on.
 fn longest_attempt(endpoint: &Endpoint) -> Duration {
-    let token = if matches!(endpoint.auth, Some(Auth::Oauth2(_))) { endpoint.timeout.0 } else { Duration::ZERO };
+    let token =
+        if matches!(endpoint.auth.as_deref(), Some(Auth::Oauth2(_))) { endpoint.timeout.0 } else { Duration::ZERO };
     AROUND_AN_EXCHANGE.saturating_add(endpoint.longest_exchange()).saturating_add(token)
 }
 

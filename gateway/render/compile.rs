@@ -398,7 +398,9 @@ impl Compiler<'_> {
 
     /// The WS-Security header of a SOAP message.
     fn security(&mut self, endpoint: &Endpoint) -> Option<Security> {
-        let Some(Auth::Wsse { username, password, password_type, timestamp, must_understand }) = &endpoint.auth else {
+        let Some(Auth::Wsse { username, password, password_type, timestamp, must_understand }) =
+            endpoint.auth.as_deref()
+        else {
             return None;
         };
         Some(Security {
@@ -490,7 +492,7 @@ impl Compiler<'_> {
     }
 
     fn auth(&mut self, endpoint: &Endpoint, headers: &mut Headers) -> Option<(String, Piece)> {
-        let (name, value) = match endpoint.auth.as_ref()? {
+        let (name, value) = match endpoint.auth.as_deref()? {
             Auth::Basic { username, password } => {
                 // A user name is masked with the whole header, but is no secret to look for in replies.
                 let username = self.setting("endpoint.auth.basic.username", username, Format::Text, false);

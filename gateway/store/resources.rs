@@ -6,6 +6,7 @@ use super::{Store, StoreError};
 use crate::model::id::ContractId;
 use crate::model::words;
 use jiff::Timestamp;
+use sha2::{Digest as _, Sha256};
 
 words! {
     /// Kinds of resource.
@@ -48,6 +49,39 @@ pub struct ResourceRecord {
     pub document: String,
     /// Whether it was changed by something else than files since files last set it.
     pub changed_elsewhere: bool,
+}
+
+/// A stored resource as it is read: its texts are the engine's, for as long as one looks at it.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredResource<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Its id.
+    pub id: &'a str,
+    /// 1 first.
+    pub version: u64,
+    /// Its JSON (a template's text).
+    pub document: &'a str,
+    /// Whether it was changed by something else than files since files last set it.
+    pub changed_elsewhere: bool,
+}
+
+impl From<StoredResource<'_>> for ResourceRecord {
+    fn from(one: StoredResource<'_>) -> Self {
+        let StoredResource { kind, version, changed_elsewhere, .. } = one;
+        Self { kind, id: one.id.to_owned(), version, document: one.document.to_owned(), changed_elsewhere }
+    }
+}
+
+/// What is kept beside a resource that files have set, to tell whether something else has changed it since: the digest of
+/// its document.
+pub(super) fn mark(document: &str) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(document)))
+}
+
+/// Whether a document is another than files have set, by what was kept beside it: its mark, or the document itself.
+pub(super) fn is_changed_elsewhere(document: &str, applied: Option<&str>) -> bool {
+    applied.is_none_or(|applied| applied != document && applied != mark(document))
 }
 
 /// A change of one resource.
@@ -103,12 +137,25 @@ impl Store {
         on_engine!(self, db => db.has_contract(id.clone()).await)
     }
 
-    /// Every resource.
+    /// Every resource, by kind and id.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn resources(&self) -> Result<Vec<ResourceRecord>, StoreError> {
-        on_engine!(self, db => db.resources().await)
+        self.read_resources(Vec::new(), |records, one| records.push(one.into())).await
+    }
+
+    /// Has `take` look at every resource, by kind and id, so that no more of them need be held in memory than is wanted; what
+    /// it has made of `into`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn read_resources<T, F>(&self, into: T, take: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut T, StoredResource<'_>) + Send + 'static,
+    {
+        on_engine!(self, db => db.read_resources(into, take).await)
     }
 
     /// Changes resources from files, all or none; `false` when one is not at the version expected.
@@ -156,5 +203,20 @@ impl Store {
     /// When it could not be made durable.
     pub async fn add_token(&self, token: TokenRecord, at: Timestamp, audit: Audit) -> Result<bool, StoreError> {
         on_engine!(self, db => db.add_token(token, at, audit).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_that_files_have_set_is_known_by_its_mark_and_by_itself() {
+        assert!(!is_changed_elsewhere("{}", Some(&mark("{}"))));
+        // As the gateways before this one wrote it.
+        assert!(!is_changed_elsewhere("{}", Some("{}")));
+        assert!(is_changed_elsewhere("{}", Some(&mark("{ }"))));
+        assert!(is_changed_elsewhere("{}", Some("{ }")));
+        assert!(is_changed_elsewhere("{}", None), "files never set it");
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use lead_gateway::cli::demo::network as demo;
 use lead_gateway::cli::demo::partners::Addresses;
 use lead_gateway::config::{Config, LogFormat, StorePlace};
-use lead_gateway::directory::{Network, ResourceSet, files};
+use lead_gateway::directory::changes::{Comparison, Difference};
+use lead_gateway::directory::{Network, Reader, ResourceSet, files};
 use lead_gateway::model::units::{Size, Span};
-use lead_gateway::store::ResourceRecord;
+use lead_gateway::store::{Kind, ResourceChange, ResourceRecord, StoredResource};
 
 use crate::harness::{KEY, World, all_bytes, buyer, lead};
 
@@ -375,6 +377,81 @@ reason = { regex = "reason=(.*)" }
         1,
     );
     round_trip(&read(&network(&[("a.toml", &text)])).unwrap());
+}
+
+/// What `one_of_each` says with other words here and there.
+fn variants() -> Vec<ResourceSet> {
+    let plain = one_of_each("", "");
+    let other = |from: &str, to: &str| {
+        assert!(plain.contains(from), "{from}");
+        plain.replace(from, to)
+    };
+    let texts = [
+        plain.clone(),
+        one_of_each("price = \"31.00\"", "concurrency = 3"),
+        one_of_each("schedule = { mon-fri = \"09:00-17:00\" }", "timeout = \"3s\""),
+        other("currency = \"GBP\"", "currency = \"EUR\""),
+        other("kind = \"both\"", "kind = \"both\"\nlimits = { daily = 7 }"),
+        other("id = \"acme\"\ncampaign", "id = \"other\"\ncampaign"),
+        other("required = true", "required = false"),
+    ];
+    let mut sets: Vec<ResourceSet> = texts.iter().map(|text| read(&network(&[("a.toml", text)])).unwrap()).collect();
+    let mut with_template = sets[0].clone();
+    with_template.templates.insert("a \"b\"\n.hbs".to_owned(), "one\n{{lead.email}}\n".to_owned());
+    sets.push(with_template);
+    sets.push(ResourceSet::default());
+    sets
+}
+
+#[test]
+fn what_is_taken_over_from_a_network_is_what_would_have_been_read() {
+    for known in variants() {
+        let known = Arc::new(Network::compile(&known, None).unwrap());
+        for set in variants() {
+            let mut reader = Reader::beside(Some(Arc::clone(&known)));
+            set.documents().iter().for_each(|((kind, id), document)| reader.take(*kind, id, document));
+            let read = reader.finish().unwrap();
+            assert_eq!(read, ResourceSet::from_records(&records(&set)).unwrap());
+            // A contract is taken over where it is the same, and only there.
+            for (id, contract) in &read.contracts {
+                let known = known.contract(id).map(|entry| &entry.contract);
+                let same = known.is_some_and(|known| known == contract);
+                assert_eq!(known.is_some_and(|known| Arc::ptr_eq(known, contract)), same);
+            }
+        }
+    }
+    let known = Arc::new(Network::compile(&variants()[0], None).unwrap());
+    let mut reader = Reader::beside(Some(known));
+    reader.take(Kind::Partner, "acme", "{\"id\":\"acme\"}");
+    assert!(reader.finish().unwrap_err()[0].to_string().contains("stored partner acme"));
+}
+
+#[test]
+fn differences_are_those_between_the_documents() {
+    for stored in variants() {
+        for files in variants() {
+            let mut comparison = Comparison::with(Arc::new(files.clone()));
+            let (old, new) = (stored.documents(), files.documents());
+            for ((kind, id), document) in &old {
+                let one = StoredResource { kind: *kind, id, version: 7, document, changed_elsewhere: false };
+                assert_eq!(comparison.see(one), new.contains_key(&(*kind, id.clone())));
+            }
+            let changes: Vec<_> = comparison.differences().into_iter().map(Difference::into_change).collect();
+            let change = |(kind, id): &(Kind, String), document: Option<&String>| ResourceChange {
+                kind: *kind,
+                id: id.clone(),
+                from: old.contains_key(&(*kind, id.clone())).then_some(7),
+                document: document.cloned(),
+            };
+            let set = new.iter().filter(|(name, document)| old.get(*name) != Some(document));
+            let deleted = old.keys().filter(|name| !new.contains_key(*name));
+            let expected: Vec<_> = set
+                .map(|(name, document)| change(name, Some(document)))
+                .chain(deleted.map(|name| change(name, None)))
+                .collect();
+            assert_eq!(changes, expected);
+        }
+    }
 }
 
 #[test]

@@ -281,7 +281,7 @@ pub async fn count(gateway: &Gateway, key: &str) -> u64 {
 pub async fn apply(world: &World, gateway: &Gateway, buyers: &str) {
     world.write("network/buyers.toml", buyers);
     let set = files::read(&world.path("network"), &world.path("templates")).unwrap();
-    let report = gateway.app().apply(&set, Flags::default(), "tester").await.unwrap();
+    let report = gateway.app().apply(set, Flags::default(), "tester").await.unwrap();
     assert!(report.refused.is_empty() && report.applied > 0, "{report:?}");
 }
 

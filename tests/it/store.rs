@@ -98,6 +98,7 @@ macro_rules! passes_the_suite {
             suite::queues_are_paged_in_order_without_loss_or_repetition,
             suite::open_attempts_are_found_page_by_page_after_a_restart,
             suite::resources_change_all_or_none_and_keep_their_versions,
+            suite::thousands_of_resources_change_at_once,
             suite::pauses_and_tokens_outlive_a_restart,
             suite::whatever_is_changed_is_counted,
             search::leads_are_found_as_a_filter_over_all_of_them_would,

@@ -1,12 +1,20 @@
 //! Resources, pauses and tokens in PostgreSQL. Every change counts up its version in the row that all gateways ask a few
 //! times a second, in the same transaction.
 
+use std::collections::HashMap;
+
 use super::write::Write;
 use super::{Postgres, rows};
 use crate::model::id::ContractId;
-use crate::store::{Audit, Changes, Kind, PausedKind, ResourceChange, ResourceRecord, StoreError, TokenRecord};
+use crate::store::resources::{is_changed_elsewhere, mark};
+use crate::store::{Audit, Changes, Kind, PausedKind, ResourceChange, StoreError, StoredResource, TokenRecord};
 use deadpool_postgres::Transaction;
 use jiff::Timestamp;
+
+/// Resources that are read at a time.
+const AT_A_TIME: i32 = 250;
+/// Changes of resources that are written by one statement.
+const AT_ONCE: usize = 1_000;
 
 impl Postgres {
     pub(in crate::store) async fn changes(&self) -> Result<Changes, StoreError> {
@@ -18,24 +26,35 @@ impl Postgres {
         Ok(Changes { network: rows::count(&row, 0)?, pauses: rows::count(&row, 1)?, tokens: rows::count(&row, 2)? })
     }
 
-    pub(in crate::store) async fn resources(&self) -> Result<Vec<ResourceRecord>, StoreError> {
-        let db = self.session().await?;
+    pub(in crate::store) async fn read_resources<T, F>(&self, mut into: T, mut take: F) -> Result<T, StoreError>
+    where
+        F: FnMut(&mut T, StoredResource<'_>),
+    {
+        let mut session = self.session().await?;
+        let tx = session.transaction().await?;
         // In the order of their bytes, as the embedded engine gives them, whatever the database's language.
-        let sql = "SELECT kind, id, version, document, applied IS DISTINCT FROM document FROM resource
+        let sql = "SELECT kind, id, version, document, applied FROM resource
                    ORDER BY kind COLLATE \"C\", id COLLATE \"C\"";
-        let found = rows::query(&db, sql, &[]).await?;
-        found
-            .iter()
-            .map(|row| {
-                Ok(ResourceRecord {
+        let statement = tx.prepare_cached(sql).await?;
+        // All as of one instant, but not all in memory.
+        let portal = tx.bind(&statement, &[]).await?;
+        loop {
+            let found = tx.query_portal(&portal, AT_A_TIME).await?;
+            if found.is_empty() {
+                return Ok(into);
+            }
+            for row in &found {
+                let document = row.try_get(3)?;
+                let one = StoredResource {
                     kind: rows::word(row, 0, Kind::from_word)?,
                     id: row.try_get(1)?,
                     version: rows::count(row, 2)?,
-                    document: row.try_get(3)?,
-                    changed_elsewhere: row.try_get(4)?,
-                })
-            })
-            .collect()
+                    document,
+                    changed_elsewhere: is_changed_elsewhere(document, row.try_get(4)?),
+                };
+                take(&mut into, one);
+            }
+        }
     }
 
     pub(in crate::store) async fn apply(
@@ -49,16 +68,13 @@ impl Postgres {
         let tx = &write.tx;
         // Whoever else applies waits here: what is compared below stays as it is.
         rows::execute(tx, "UPDATE change SET network = network + 1", &[]).await?;
-        for change in &changes {
-            let sql = "SELECT version FROM resource WHERE kind = $1 AND id = $2";
-            let row = rows::query_opt(tx, sql, &[&change.kind.as_str(), &change.id]).await?;
-            let now = row.as_ref().map(|row| rows::count(row, 0)).transpose()?;
-            if now != change.from {
+        for changes in changes.chunks(AT_ONCE) {
+            if !are_as_expected(tx, changes).await? {
                 return Ok(false);
             }
         }
-        for change in &changes {
-            write_resource(tx, change, &who, at).await?;
+        for changes in changes.chunks(AT_ONCE) {
+            write_resources(tx, changes, &who, at).await?;
         }
         write.commit(self).await?;
         Ok(true)
@@ -142,37 +158,93 @@ impl Postgres {
     }
 }
 
-async fn write_resource(
+/// Whether each resource is at the version that its change expects.
+async fn are_as_expected(tx: &Transaction<'_>, changes: &[ResourceChange]) -> Result<bool, StoreError> {
+    let versions = versions(
+        tx,
+        "SELECT kind, id, version FROM resource JOIN unnest($1::text[], $2::text[]) AS named (kind, id) USING (kind, id)",
+        changes,
+    )
+    .await?;
+    Ok(changes.iter().all(|change| versions.get(&key(change)).copied() == change.from))
+}
+
+/// Writes changes, and their versions into the history: four statements for all of them.
+async fn write_resources(
     tx: &Transaction<'_>,
-    change: &ResourceChange,
+    changes: &[ResourceChange],
     who: &str,
     at: Timestamp,
 ) -> Result<(), StoreError> {
-    let (kind, id, at) = (change.kind.as_str(), &change.id, at.as_microsecond());
+    let at = at.as_microsecond();
     // A resource that comes back after it was deleted goes on counting its versions.
-    let last = "SELECT coalesce(max(version), 0) FROM resource_history WHERE kind = $1 AND id = $2";
-    let last: i64 = tx.query_one(&tx.prepare_cached(last).await?, &[&kind, id]).await?.try_get(0)?;
-    let version = last + 1;
-    if let Some(document) = &change.document {
-        rows::execute(
-            tx,
-            "INSERT INTO resource (kind, id, version, document, applied, changed_at, changed_by)
-             VALUES ($1, $2, $3, $4, $4, $5, $6)
-             ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, document = excluded.document,
-                 applied = excluded.applied, changed_at = excluded.changed_at, changed_by = excluded.changed_by",
-            &[&kind, id, &version, document, &at, &who],
-        )
-        .await?;
-    } else {
-        rows::execute(tx, "DELETE FROM resource WHERE kind = $1 AND id = $2", &[&kind, id]).await?;
-    }
+    let last = versions(
+        tx,
+        "SELECT kind, id, max(version) FROM resource_history
+         JOIN unnest($1::text[], $2::text[]) AS named (kind, id) USING (kind, id) GROUP BY kind, id",
+        changes,
+    )
+    .await?;
+    let version = |change: &ResourceChange| {
+        let last = last.get(&key(change)).copied().unwrap_or(0);
+        i64::try_from(last).unwrap_or(i64::MAX).saturating_add(1)
+    };
+    let (set, deleted): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.document.is_some());
+    let documents: Vec<&str> = set.iter().filter_map(|change| change.document.as_deref()).collect();
+    let marks: Vec<String> = documents.iter().map(|document| mark(document)).collect();
+    let set_versions: Vec<i64> = set.iter().map(|change| version(change)).collect();
+    let (kinds, ids) = keys(&set);
     rows::execute(
         tx,
-        "INSERT INTO resource_history (kind, id, version, document, changed_at, changed_by) VALUES ($1, $2, $3, $4, $5, $6)",
-        &[&kind, id, &version, &change.document, &at, &who],
+        "INSERT INTO resource (kind, id, version, document, applied, changed_at, changed_by)
+         SELECT kind, id, version, document, applied, $6, $7
+         FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[])
+             AS changed (kind, id, version, document, applied)
+         ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, document = excluded.document,
+             applied = excluded.applied, changed_at = excluded.changed_at, changed_by = excluded.changed_by",
+        &[&kinds, &ids, &set_versions, &documents, &marks, &at, &who],
+    )
+    .await?;
+    let (kinds, ids) = keys(&deleted);
+    rows::execute(
+        tx,
+        "DELETE FROM resource USING unnest($1::text[], $2::text[]) AS named (kind, id)
+         WHERE resource.kind = named.kind AND resource.id = named.id",
+        &[&kinds, &ids],
+    )
+    .await?;
+    let all: Vec<&ResourceChange> = changes.iter().collect();
+    let all_versions: Vec<i64> = changes.iter().map(version).collect();
+    let documents: Vec<Option<&str>> = changes.iter().map(|change| change.document.as_deref()).collect();
+    let (kinds, ids) = keys(&all);
+    rows::execute(
+        tx,
+        "INSERT INTO resource_history (kind, id, version, document, changed_at, changed_by)
+         SELECT kind, id, version, document, $5, $6
+         FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[]) AS changed (kind, id, version, document)",
+        &[&kinds, &ids, &all_versions, &documents, &at, &who],
     )
     .await
     .map(drop)
+}
+
+/// Versions by kind and id, as `sql` finds them for the kinds and ids of `changes`.
+async fn versions(
+    tx: &Transaction<'_>,
+    sql: &str,
+    changes: &[ResourceChange],
+) -> Result<HashMap<(String, String), u64>, StoreError> {
+    let (kinds, ids) = keys(&changes.iter().collect::<Vec<_>>());
+    let found = rows::query(tx, sql, &[&kinds, &ids]).await?;
+    found.iter().map(|row| Ok(((row.try_get(0)?, row.try_get(1)?), rows::count(row, 2)?))).collect()
+}
+
+fn key(change: &ResourceChange) -> (String, String) {
+    (change.kind.as_str().to_owned(), change.id.clone())
+}
+
+fn keys<'a>(changes: &[&'a ResourceChange]) -> (Vec<&'static str>, Vec<&'a str>) {
+    changes.iter().map(|change| (change.kind.as_str(), change.id.as_str())).unzip()
 }
 
 /// Writes down what a person did.

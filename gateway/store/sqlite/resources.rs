@@ -1,9 +1,11 @@
 //! Resources, pauses and tokens in SQLite.
 
 use super::audit::insert_audit;
+use super::writer::Tx;
 use super::{Sqlite, rows};
 use crate::model::id::ContractId;
-use crate::store::{Audit, Changes, Kind, PausedKind, ResourceChange, ResourceRecord, StoreError, TokenRecord};
+use crate::store::resources::{is_changed_elsewhere, mark};
+use crate::store::{Audit, Changes, Kind, PausedKind, ResourceChange, StoreError, StoredResource, TokenRecord};
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
 use std::sync::atomic::Ordering;
@@ -12,6 +14,8 @@ use std::sync::atomic::Ordering;
 const NETWORK: usize = 0;
 const PAUSES: usize = 1;
 const TOKENS: usize = 2;
+/// Changes of resources at a time from which on they fill the writer's cache.
+const MANY: usize = 1_000;
 
 impl Sqlite {
     #[expect(clippy::unused_async, reason = "the other engine asks its server")]
@@ -26,21 +30,30 @@ impl Sqlite {
         self.changed[what].fetch_add(1, Ordering::Release);
     }
 
-    pub(in crate::store) async fn resources(&self) -> Result<Vec<ResourceRecord>, StoreError> {
-        self.read(|conn| {
-            let mut select = conn.prepare_cached(
-                "SELECT kind, id, version, document, applied IS NOT document FROM resource ORDER BY kind, id",
-            )?;
-            let found = select.query_map([], |row| {
-                Ok(ResourceRecord {
+    pub(in crate::store) async fn read_resources<T, F>(&self, mut into: T, mut take: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut T, StoredResource<'_>) + Send + 'static,
+    {
+        self.read(move |conn| {
+            let mut select =
+                conn.prepare_cached("SELECT kind, id, version, document, applied FROM resource ORDER BY kind, id")?;
+            let mut found = select.query([])?;
+            while let Some(row) = found.next()? {
+                let text = |column| Ok::<_, rusqlite::Error>(row.get_ref(column)?.as_str()?);
+                let document = text(3)?;
+                let applied = row.get_ref(4)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+                let one = StoredResource {
                     kind: rows::word(row, 0, Kind::from_word)?,
-                    id: row.get(1)?,
+                    id: text(1)?,
                     version: u64::try_from(row.get::<_, i64>(2)?).unwrap_or(0),
-                    document: row.get(3)?,
-                    changed_elsewhere: row.get(4)?,
-                })
-            })?;
-            Ok(found.collect::<Result<_, _>>()?)
+                    document,
+                    changed_elsewhere: is_changed_elsewhere(document, applied),
+                };
+                take(&mut into, one);
+            }
+            drop(found);
+            Ok(into)
         })
         .await
     }
@@ -51,44 +64,31 @@ impl Sqlite {
         who: String,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        let applied = self.commit(move |tx| {
-            for change in &changes {
-                let now: Option<i64> = tx
-                    .statement("SELECT version FROM resource WHERE kind = ?1 AND id = ?2")?
-                    .query_row((change.kind.as_str(), &change.id), |row| row.get(0))
-                    .optional()?;
-                if now != change.from.map(rows::count) {
-                    return Ok(false);
+        let many = changes.len() >= MANY;
+        let applied = self
+            .commit(move |tx| {
+                for change in &changes {
+                    let now: Option<i64> = tx
+                        .statement("SELECT version FROM resource WHERE kind = ?1 AND id = ?2")?
+                        .query_row((change.kind.as_str(), &change.id), |row| row.get(0))
+                        .optional()?;
+                    if now != change.from.map(rows::count) {
+                        return Ok(false);
+                    }
                 }
-            }
-            for change in &changes {
-                let key = (change.kind.as_str(), change.id.as_str());
-                // A resource that comes back after it was deleted goes on counting its versions.
-                let last: Option<i64> = tx
-                    .statement("SELECT max(version) FROM resource_history WHERE kind = ?1 AND id = ?2")?
-                    .query_row(key, |row| row.get(0))?;
-                let version = last.unwrap_or(0) + 1;
-                match &change.document {
-                    Some(document) => tx
-                        .statement(
-                            "INSERT INTO resource (kind, id, version, document, applied, changed_at, changed_by)
-                             VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6)
-                             ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, document = excluded.document,
-                                 applied = excluded.applied, changed_at = excluded.changed_at, changed_by = excluded.changed_by",
-                        )?
-                        .execute(params![key.0, key.1, version, document, at.as_microsecond(), who])?,
-                    None => tx.statement("DELETE FROM resource WHERE kind = ?1 AND id = ?2")?.execute(key)?,
-                };
-                tx.statement(
-                    "INSERT INTO resource_history (kind, id, version, document, changed_at, changed_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                )?
-                .execute(params![key.0, key.1, version, change.document, at.as_microsecond(), who])?;
-            }
-            Ok(true)
-        })
-        .await?;
+                for change in &changes {
+                    write(tx, change, &who, at)?;
+                }
+                Ok(true)
+            })
+            .await?;
         if applied {
             self.count_change(NETWORK);
+        }
+        if many {
+            // What the writer's cache holds of a large network's pages is of no use to leads, who have to make room for
+            // it all the same. Nothing depends on it.
+            let _ = self.commit(|tx| tx.connection().execute_batch("PRAGMA shrink_memory")).await;
         }
         Ok(applied)
     }
@@ -169,4 +169,30 @@ impl Sqlite {
         }
         Ok(new)
     }
+}
+
+/// Writes one change, and its version into the history.
+fn write(tx: &Tx<'_, '_>, change: &ResourceChange, who: &str, at: Timestamp) -> rusqlite::Result<()> {
+    let (kind, id, at) = (change.kind.as_str(), change.id.as_str(), at.as_microsecond());
+    // A resource that comes back after it was deleted goes on counting its versions.
+    let last: Option<i64> = tx
+        .statement("SELECT max(version) FROM resource_history WHERE kind = ?1 AND id = ?2")?
+        .query_row((kind, id), |row| row.get(0))?;
+    let version = last.unwrap_or(0) + 1;
+    match &change.document {
+        Some(document) => tx
+            .statement(
+                "INSERT INTO resource (kind, id, version, document, applied, changed_at, changed_by)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (kind, id) DO UPDATE SET version = excluded.version, document = excluded.document,
+                     applied = excluded.applied, changed_at = excluded.changed_at, changed_by = excluded.changed_by",
+            )?
+            .execute(params![kind, id, version, document, mark(document), at, who])?,
+        None => tx.statement("DELETE FROM resource WHERE kind = ?1 AND id = ?2")?.execute((kind, id))?,
+    };
+    tx.statement(
+        "INSERT INTO resource_history (kind, id, version, document, changed_at, changed_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![kind, id, version, change.document, at, who])
+    .map(drop)
 }

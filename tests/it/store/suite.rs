@@ -1056,6 +1056,40 @@ pub async fn resources_change_all_or_none_and_keep_their_versions(case: Case) {
     assert_eq!(have().await, [row("a", 2, "2"), row("b", 3, "3")]);
 }
 
+pub async fn thousands_of_resources_change_at_once(case: Case) {
+    const MANY: u64 = 2_345;
+    let id = |n: u64| format!("partner-{n:04}");
+    let change = |n: u64, from: Option<u64>, document: Option<String>| ResourceChange {
+        kind: Kind::Partner,
+        id: id(n),
+        from,
+        document,
+    };
+    let apply =
+        async |changes: Vec<ResourceChange>| case.store().apply(changes, "sam".to_owned(), case.now()).await.unwrap();
+    let have = async || -> Vec<_> {
+        let all = case.store().resources().await.unwrap();
+        all.into_iter().map(|one| (one.id, one.version, one.document, one.changed_elsewhere)).collect()
+    };
+    assert!(apply((0..MANY).map(|n| change(n, None, Some(n.to_string()))).collect()).await);
+    let all: Vec<_> = (0..MANY).map(|n| (id(n), 1, n.to_string(), false)).collect();
+    assert_eq!(have().await, all);
+    // The last alone is not as expected.
+    assert!(!apply((0..MANY).map(|n| change(n, Some(1 + n / (MANY - 1)), None)).collect()).await);
+    assert_eq!(have().await, all);
+    // Every third is deleted, every fifth of the others set again.
+    let deleted = |n: u64| n.is_multiple_of(3);
+    let set = |n: u64| !deleted(n) && n.is_multiple_of(5);
+    let changes = (0..MANY).filter(|n| deleted(*n) || set(*n));
+    let changes = changes.map(|n| change(n, Some(1), (!deleted(n)).then(|| format!("\"{n}\"")))).collect();
+    assert!(apply(changes).await);
+    case.reopen();
+    let left = (0..MANY)
+        .filter(|n| !deleted(*n))
+        .map(|n| if set(n) { (id(n), 2, format!("\"{n}\""), false) } else { (id(n), 1, n.to_string(), false) });
+    assert_eq!(have().await, left.collect::<Vec<_>>());
+}
+
 pub async fn pauses_and_tokens_outlive_a_restart(case: Case) {
     let pause = async |paused: bool| {
         let act = audit("pause", None);
