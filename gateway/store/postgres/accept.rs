@@ -37,12 +37,17 @@ impl AcceptWork {
             let longest = people.entry(keyed(hash_key, &["dedupe", &rule.text])).or_insert(window);
             *longest = window.max(*longest);
         }
+        let mut lookups: Vec<[u8; 16]> =
+            accept.lookups.iter().map(|(kind, value)| lookup_hash(hash_key, kind, value)).collect();
+        // Each is written once.
+        lookups.sort_unstable();
+        lookups.dedup();
         Ok(Self {
             fields: to_json(&accept.lead.fields)?,
             meta: to_json(&accept.lead.meta)?,
             candidates: to_json(&accept.candidates)?,
             day: day_of(accept.lead.received_at),
-            lookups: accept.lookups.iter().map(|(kind, value)| lookup_hash(hash_key, kind, value)).collect(),
+            lookups,
             people,
             accept,
         })

@@ -28,11 +28,11 @@ pub(super) fn decide<'a>(
         return Ok(Granted::Stale);
     }
     // Another gateway took it over, and may be sending it.
-    if found.owner(row.gateway) != Some(writes.token()) {
+    if row.owner != Some(writes.token()) {
         return Ok(Granted::Stale);
     }
     // Whoever paused was told after this commit's locks: no attempt may start behind that.
-    if found.is_paused(&row.partner, &row.contract) {
+    if row.is_paused {
         return Ok(Granted::Paused);
     }
     let owned = row.places.clone();

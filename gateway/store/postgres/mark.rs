@@ -12,9 +12,27 @@ use uuid::Uuid;
 
 use crate::clock;
 
+macro_rules! leave {
+    () => {
+        "INSERT INTO committed AS old (link, mark, settled)
+     SELECT $1::uuid, $2::uuid, set_config('statement_timeout', '0', true) <> '0'
+     ON CONFLICT (link) DO UPDATE
+     SET mark = excluded.mark, at = now(), settled = 1 / (CASE WHEN old.settled THEN 0 ELSE 1 END) = 0"
+    };
+}
+
 /// Leaves a mark. Fails, and its transaction with it, once somebody has settled that nothing came of it.
-pub(super) const LEAVE: &str = "INSERT INTO committed AS old (link, mark) VALUES ($1, $2)
-     ON CONFLICT (link) DO UPDATE SET mark = excluded.mark, at = now(), settled = 1 / (CASE WHEN old.settled THEN 0 ELSE 1 END) = 0";
+///
+/// It lifts the time-out from the COMMIT behind it: one that waits for a standby must not be cancelled, for it would be said
+/// to have succeeded.
+pub(super) const LEAVE: &str = leave!();
+/// The same, and changes the counts of places.
+pub(super) const COUNT_AND_LEAVE: &str = concat!(
+    "WITH counted AS (
+     UPDATE place SET used = used + new.change FROM unnest($3::text[], $4::bigint[]) AS new (key, change)
+     WHERE place.key = new.key) ",
+    leave!()
+);
 /// Reads it, for good. It waits for no standby: whoever asks may be asking because there is none, and a server that takes
 /// over has none of the old one's transactions.
 const SETTLE: &str = "INSERT INTO committed AS old (link, mark, settled)

@@ -123,7 +123,7 @@ pub(super) fn decide<'a>(
     writes.steps.push(step);
     end_attempt(work, found, writes);
     if let Some(hash) = work.reference {
-        writes.lookups.push((number(work.day), hash, step.delivery.0));
+        writes.references.push((number(work.day), hash, step.delivery.0));
     }
     move_lead(step, lead, writes);
     writes.audit.extend(step.audit.as_ref().map(|audit| (audit, step.at)));

@@ -17,7 +17,7 @@
 
 mod settle;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,6 +38,7 @@ use super::writes::Writes;
 use super::{days, describe};
 use crate::clock;
 use crate::failpoint;
+use crate::model::limit::PlaceKey;
 use crate::store::fleet::Fleet;
 use crate::store::health::Health;
 use crate::store::{Accepted, CommitStats, Granted, RefusalRecord, StartAttempt, Stepped, StoreError};
@@ -46,11 +47,18 @@ use crate::store::{Accepted, CommitStats, Granted, RefusalRecord, StartAttempt, 
 const QUEUE: usize = 8_192;
 /// Jobs in one transaction: bounds the latency of the first of them.
 const BATCH: usize = 512;
+/// While many wait, the commits of a lane begin no more often than this: each has costs of its own, at either end of the
+/// connection, which then are shared by more of them. With a few at a time none waits.
+const PACE: Duration = Duration::from_millis(8);
+/// Jobs in a commit from which on many wait.
+const MANY: usize = 8;
 /// Bytes of leads and exchanges in one transaction.
 const BATCH_BYTES: usize = 16 << 20;
 /// How long a caller waits until its job is taken up before it is told [`StoreError::Busy`]; and how long a job that was
 /// taken up is carried through broken connections before it fails.
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
+/// Places whose rows are remembered to exist.
+const PLACES: usize = 200_000;
 /// Unclear commits that may be looked into at the same time; with more of them no further commit is tried.
 const UNSETTLED: usize = 8;
 /// How often a transaction that met another one is tried before its jobs are tried apart.
@@ -165,6 +173,8 @@ struct Shared {
     health: Arc<Health>,
     /// Days whose partitions are known to exist.
     days: StdMutex<HashSet<u32>>,
+    /// Places whose rows are known to exist.
+    places: StdMutex<HashSet<PlaceKey>>,
     unsettled: Arc<Semaphore>,
 }
 
@@ -179,6 +189,7 @@ impl Writer {
             stats: Arc::clone(&stats),
             health: Arc::clone(&health),
             days: StdMutex::default(),
+            places: StdMutex::default(),
             unsettled: Arc::new(Semaphore::new(UNSETTLED)),
         });
         let start = |lane| {
@@ -236,6 +247,8 @@ enum End {
     Committed(Vec<Answer>),
     /// Nothing of it was done, and the connection can be used again.
     RolledBack(tokio_postgres::Error),
+    /// Nothing of it was done: a place that was known to be there is not.
+    NoPlace,
     /// Nothing of it was done: the connection broke before the commit was sent.
     Broken(String),
     /// The commit was sent, and its answer lost.
@@ -262,6 +275,7 @@ struct Committer {
 impl Committer {
     async fn run(mut self) {
         while let Some(batch) = self.next_batch().await {
+            let (began, many) = (clock::instant(), batch.len() >= MANY);
             let mut batches = vec![batch];
             while let Some(batch) = batches.pop() {
                 let started = clock::instant();
@@ -269,6 +283,9 @@ impl Committer {
                 batches.extend(self.commit(batch, started).await);
                 let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.shared.stats.micros.fetch_add(micros, Ordering::Relaxed);
+            }
+            if many {
+                tokio::time::sleep_until((began + PACE).into()).await;
             }
         }
     }
@@ -330,6 +347,13 @@ impl Committer {
                     if taken.elapsed() > ROOM_WITHIN {
                         self.away(batch, &StoreError::Failed(why));
                         return Vec::new();
+                    }
+                }
+                // Retention forgot it meanwhile.
+                End::NoPlace => {
+                    self.link = Some(link);
+                    if tries >= TRIES {
+                        patience = Patience::StepsOver;
                     }
                 }
                 End::RolledBack(error) => {
@@ -416,16 +440,34 @@ impl Committer {
             }
         }
 
-        let member = shared.fleet.member();
         let reads = Reads::of(batch.iter().map(|job| &job.work));
-        let read =
-            tokio::time::timeout(ROUND_TRIP, Found::read(client, statements, &reads, member.token, patience)).await;
+        let unknown = shared.unknown_places(reads.places());
+        if !unknown.is_empty() {
+            let keys: Vec<&str> = unknown.iter().map(PlaceKey::as_str).collect();
+            match tokio::time::timeout(ROUND_TRIP, client.execute(&statements.make_places, &[&keys])).await {
+                Ok(Ok(_)) => shared.know_places(unknown),
+                Ok(Err(error)) if error.as_db_error().is_none() => return End::Broken(describe(&error)),
+                Ok(Err(error)) => return End::RolledBack(error),
+                Err(_) => return End::Broken("a place was not made in time".to_owned()),
+            }
+        }
+        let read = tokio::time::timeout(ROUND_TRIP, Found::read(client, statements, &reads, patience)).await;
         let mut found = match read {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return roll_back(client, error).await,
             Err(_) => return End::Broken("the database did not answer in time".to_owned()),
         };
+        if !found.has_places(reads.places()) {
+            shared.forget_places();
+            if patience == Patience::Waits {
+                return match tokio::time::timeout(ROUND_TRIP, client.batch_execute("ROLLBACK")).await {
+                    Ok(Ok(())) => End::NoPlace,
+                    _ => End::Broken("a transaction could not be rolled back".to_owned()),
+                };
+            }
+        }
 
+        let member = shared.fleet.member();
         let mut writes = Writes::of(&member);
         let mut answers = Vec::with_capacity(batch.len());
         for job in batch {
@@ -433,7 +475,7 @@ impl Committer {
         }
         failpoint::pass("writer.before_commit");
         let mark = Mark { link: *id, mark: clock::random_uuid() };
-        match tokio::time::timeout(ROUND_TRIP, writes.commit(client, statements, &found, mark)).await {
+        match tokio::time::timeout(ROUND_TRIP, writes.commit(client, statements, mark)).await {
             Ok(Ok(())) => {
                 failpoint::pass("writer.committed");
                 End::Committed(answers)
@@ -541,6 +583,25 @@ impl Shared {
 
     fn know_day(&self, day: u32) {
         self.days.lock().unwrap_or_else(PoisonError::into_inner).insert(day);
+    }
+
+    fn unknown_places(&self, wanted: &BTreeSet<PlaceKey>) -> Vec<PlaceKey> {
+        let known = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.iter().filter(|key| !known.contains(*key)).cloned().collect()
+    }
+
+    fn know_places(&self, made: Vec<PlaceKey>) {
+        let mut known = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // They can be made again: forgetting them bounds the memory.
+        if known.len() > PLACES {
+            known.clear();
+        }
+        known.extend(made);
+    }
+
+    /// Retention forgot one, here or at another gateway.
+    fn forget_places(&self) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Retention dropped one, here or at another gateway.

@@ -23,7 +23,6 @@ use crate::store::days::day_of;
 use crate::store::fleet::Member;
 use crate::store::{Audit, ExchangeRecord, NewDelivery, RefusalRecord, StartAttempt, Step};
 use jiff::Timestamp;
-use tokio_postgres::error::SqlState;
 
 /// A new delivery with what it has from its lead.
 pub(super) struct DeliveryWrite<'a> {
@@ -67,7 +66,10 @@ pub(super) struct Writes<'a> {
     pub(super) drop_keys: Vec<(String, String)>,
     pub(super) set_people: Vec<([u8; 32], PersonRow)>,
     pub(super) drop_people: Vec<[u8; 32]>,
+    /// What new leads are looked up by: day, hash and id.
     pub(super) lookups: Vec<(i32, [u8; 16], Uuid)>,
+    /// Likewise deliveries, by the reference that the partner gave.
+    pub(super) references: Vec<(i32, [u8; 16], Uuid)>,
     pub(super) starts: Vec<&'a StartAttempt>,
     pub(super) steps: Vec<&'a Step>,
     pub(super) ends: Vec<&'a StepWork>,
@@ -104,6 +106,7 @@ impl<'a> Writes<'a> {
             set_people: Vec::new(),
             drop_people: Vec::new(),
             lookups: Vec::new(),
+            references: Vec::new(),
             starts: Vec::new(),
             steps: Vec::new(),
             ends: Vec::new(),
@@ -141,36 +144,25 @@ impl<'a> Writes<'a> {
         &self,
         client: &Client,
         statements: &Statements,
-        found: &Found,
         mark: Mark,
     ) -> Result<(), Option<Error>> {
         let s = statements;
-        let owner = found.owner(self.member.token);
-        let enters = usize::from(owner.is_none() && !self.deliveries.is_empty());
-        // What is made by a gateway that was taken over belongs to who took it over.
-        let home = owner.unwrap_or(self.member.token);
         let results = in_order(vec![
-            Box::pin(write(client, enters, &s.enter, &[&self.member.token])),
             Box::pin(self.insert_leads(client, s)),
-            Box::pin(self.insert_deliveries(client, s, home)),
+            Box::pin(self.insert_deliveries(client, s)),
             Box::pin(self.set_keys(client, s)),
             Box::pin(self.drop_keys(client, s)),
             Box::pin(self.set_people(client, s)),
             Box::pin(self.drop_people(client, s)),
-            Box::pin(self.insert_lookups(client, s)),
-            Box::pin(self.start_deliveries(client, s)),
-            Box::pin(self.insert_attempts(client, s)),
+            Box::pin(self.start_attempts(client, s)),
             Box::pin(self.change_deliveries(client, s)),
             Box::pin(self.end_attempts(client, s)),
-            Box::pin(self.insert_exchanges(client, s)),
             Box::pin(self.move_leads(client, s)),
             Box::pin(self.insert_audit(client, s)),
             Box::pin(self.insert_refusals(client, s)),
-            Box::pin(self.change_places(client, s)),
             Box::pin(self.set_turns(client, s)),
-            Box::pin(write(client, 1, &s.leave_mark, &[&mark.link, &mark.mark])),
-            // A commit that waits for a standby must not be cancelled: it would be said to have succeeded.
-            Box::pin(client.batch_execute("SET LOCAL statement_timeout = 0; COMMIT")),
+            Box::pin(self.count_and_leave(client, s, mark)),
+            Box::pin(client.batch_execute("COMMIT")),
         ])
         .await;
         let (mut results, mut cause) = (results, None);
@@ -184,13 +176,8 @@ impl<'a> Writes<'a> {
         }
         match (cause, commit) {
             (None, Ok(())) => Ok(()),
-            // The server answered them all: what stands behind a failed statement was refused, and rolled back.
+            // The server answered them all: a COMMIT behind a failed statement rolls back.
             (Some(cause), Ok(())) => Err(Some(cause)),
-            (Some(cause), Err(refused)) if refused.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
-                // The setting before the COMMIT was refused, so the transaction is still open.
-                let _ = client.batch_execute("ROLLBACK").await;
-                Err(Some(cause))
-            }
             (_, Err(_)) => Err(None),
         }
     }
@@ -212,11 +199,14 @@ impl<'a> Writes<'a> {
             &column(rows, |(work, ..)| text(&work.accept.content_type)),
             &column(rows, |(work, ..)| &work.accept.body[..]),
             &column(rows, |(work, ..)| work.accept.request.0),
+            &column(&self.lookups, |row| row.0),
+            &column(&self.lookups, |row| row.1.as_slice()),
+            &column(&self.lookups, |row| row.2),
         ];
         write(client, rows.len(), &s.insert_leads, values).await
     }
 
-    async fn insert_deliveries(&self, client: &Client, s: &Statements, home: Uuid) -> Result<(), Error> {
+    async fn insert_deliveries(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows = &self.deliveries;
         let values: Values<'_> = &[
             &column(rows, |row| row.new.id.0),
@@ -233,7 +223,7 @@ impl<'a> Writes<'a> {
             &column(rows, |row| row.new.redelivery_of.map(|id| id.0)),
             &column(rows, |row| row.new.bypass_limits),
             &column(rows, |row| row.at),
-            &home,
+            &self.member.token,
         ];
         write(client, rows.len(), &s.insert_deliveries, values).await
     }
@@ -272,29 +262,7 @@ impl<'a> Writes<'a> {
         write(client, rows.len(), &s.drop_people, &[&column(rows, <[u8; 32]>::as_slice)]).await
     }
 
-    async fn insert_lookups(&self, client: &Client, s: &Statements) -> Result<(), Error> {
-        let rows = &self.lookups;
-        let values: Values<'_> =
-            &[&column(rows, |row| row.0), &column(rows, |row| row.1.as_slice()), &column(rows, |row| row.2)];
-        write(client, rows.len(), &s.insert_lookups, values).await
-    }
-
-    async fn start_deliveries(&self, client: &Client, s: &Statements) -> Result<(), Error> {
-        let rows = &self.starts;
-        let values: Values<'_> = &[
-            &column(rows, |row| row.delivery.0),
-            &column(rows, |row| number(row.number)),
-            &column(rows, |row| row.started_at.as_microsecond()),
-            &column(rows, |row| {
-                let keys: Vec<&str> = row.places.iter().map(|place| place.key.as_str()).collect();
-                keys.join("\n")
-            }),
-            &column(rows, |row| signed(row.held_ms)),
-        ];
-        write(client, rows.len(), &s.start_deliveries, values).await
-    }
-
-    async fn insert_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+    async fn start_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows = &self.starts;
         // The end of the lease by the sender's own measure, for whoever looks into a takeover later.
         let now = clock::uptime();
@@ -308,9 +276,14 @@ impl<'a> Writes<'a> {
                 lease.map_or(deadline, |left| row.started_at.as_microsecond().saturating_add(left).min(deadline))
             }),
             &column(rows, |row| row.deadline.as_microsecond()),
+            &column(rows, |row| {
+                let keys: Vec<&str> = row.places.iter().map(|place| place.key.as_str()).collect();
+                keys.join("\n")
+            }),
+            &column(rows, |row| signed(row.held_ms)),
             &self.member.token,
         ];
-        write(client, rows.len(), &s.insert_attempts, values).await
+        write(client, rows.len(), &s.start_attempts, values).await
     }
 
     async fn change_deliveries(&self, client: &Client, s: &Statements) -> Result<(), Error> {
@@ -334,6 +307,8 @@ impl<'a> Writes<'a> {
     async fn end_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows: Vec<_> =
             self.ends.iter().filter_map(|work| work.step.attempt.as_ref().map(|end| (*work, end))).collect();
+        let kept = &self.exchanges;
+        let response = |row: &ExchangeWrite<'a>| row.record.response.as_ref();
         let values: Values<'_> = &[
             &column(&rows, |(work, _)| work.step.delivery.0),
             &column(&rows, |(_, end)| number(end.number)),
@@ -345,26 +320,18 @@ impl<'a> Writes<'a> {
             &column(&rows, |(work, _)| work.explanation.as_deref()),
             &column(&rows, |(work, _)| work.timings.as_deref()),
             &column(&rows, |(work, end)| end.exchange.as_ref().map(|_| number(work.day))),
+            &column(kept, |row| row.day),
+            &column(kept, |row| row.delivery),
+            &column(kept, |row| row.number),
+            &column(kept, |row| row.part),
+            &column(kept, |row| text(&row.record.request.head)),
+            &column(kept, |row| row.record.request.body.as_slice()),
+            &column(kept, |row| row.record.request.truncated),
+            &column(kept, |row| response(row).map(|message| text(&message.head))),
+            &column(kept, |row| response(row).map(|message| message.body.as_slice())),
+            &column(kept, |row| response(row).is_some_and(|message| message.truncated)),
         ];
         write(client, rows.len(), &s.end_attempts, values).await
-    }
-
-    async fn insert_exchanges(&self, client: &Client, s: &Statements) -> Result<(), Error> {
-        let rows = &self.exchanges;
-        let response = |row: &ExchangeWrite<'a>| row.record.response.as_ref();
-        let values: Values<'_> = &[
-            &column(rows, |row| row.day),
-            &column(rows, |row| row.delivery),
-            &column(rows, |row| row.number),
-            &column(rows, |row| row.part),
-            &column(rows, |row| text(&row.record.request.head)),
-            &column(rows, |row| row.record.request.body.as_slice()),
-            &column(rows, |row| row.record.request.truncated),
-            &column(rows, |row| response(row).map(|message| text(&message.head))),
-            &column(rows, |row| response(row).map(|message| message.body.as_slice())),
-            &column(rows, |row| response(row).is_some_and(|message| message.truncated)),
-        ];
-        write(client, rows.len(), &s.insert_exchanges, values).await
     }
 
     async fn move_leads(&self, client: &Client, s: &Statements) -> Result<(), Error> {
@@ -374,6 +341,9 @@ impl<'a> Writes<'a> {
             &column(rows, |row| row.moved.is_some()),
             &column(rows, |row| row.moved.map(|(status, _)| status.as_str())),
             &column(rows, |row| row.moved.and_then(|(_, reason)| reason).map(LeadReason::as_str)),
+            &column(&self.references, |row| row.0),
+            &column(&self.references, |row| row.1.as_slice()),
+            &column(&self.references, |row| row.2),
         ];
         write(client, rows.len(), &s.move_leads, values).await
     }
@@ -407,10 +377,13 @@ impl<'a> Writes<'a> {
         write(client, rows.len(), &s.insert_refusals, values).await
     }
 
-    async fn change_places(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+    async fn count_and_leave(&self, client: &Client, s: &Statements, mark: Mark) -> Result<(), Error> {
         let (keys, changes): (Vec<&str>, Vec<i64>) =
             self.places.iter().filter(|(_, change)| **change != 0).map(|(key, change)| (key.as_str(), *change)).unzip();
-        write(client, keys.len(), &s.change_places, &[&keys, &changes]).await
+        if keys.is_empty() {
+            return write(client, 1, &s.leave_mark, &[&mark.link, &mark.mark]).await;
+        }
+        write(client, keys.len(), &s.count_and_leave_mark, &[&mark.link, &mark.mark, &keys, &changes]).await
     }
 
     async fn set_turns(&self, client: &Client, s: &Statements) -> Result<(), Error> {
