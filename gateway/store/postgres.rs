@@ -13,6 +13,7 @@ mod deliveries;
 mod fleet;
 mod found;
 mod leads;
+mod lookups;
 mod mark;
 mod migrate;
 mod places;

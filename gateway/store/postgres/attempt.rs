@@ -45,6 +45,7 @@ pub(super) fn decide<'a>(
         }
     }
     if !full.is_empty() {
+        writes.is_full = true;
         return Ok(Granted::Full(full));
     }
     let given_back: Vec<PlaceKey> =
@@ -53,10 +54,10 @@ pub(super) fn decide<'a>(
         found.can_count(key)?;
     }
     for place in taken {
-        writes.count(found, &place.key, 1);
+        writes.take(found, place);
     }
     for key in &given_back {
-        writes.count(found, key, -1);
+        writes.give_back(found, key);
     }
     writes.starts.push(attempt);
     Ok(Granted::Go(given_back))

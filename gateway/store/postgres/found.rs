@@ -1,5 +1,7 @@
 //! The first round trip of a commit: everything its jobs depend on, locked and read, in the order that everybody keeps.
 //!
+//! Counts of places are locked later, as long as no limit is near (store/postgres/writer.rs).
+//!
 //! All statements are sent at once and answered one after the other. Each sees what was committed before it began, and so
 //! everything that those wrote whose locks it waited for.
 
@@ -71,6 +73,9 @@ pub(super) struct LeadRow {
 /// How long a commit waits for rows that others have locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
+    /// As long as the session may; for counts only in the end, when they are changed: until then it trusts what it reads of
+    /// them, and they are checked when they are changed.
+    Trusts,
     /// As long as the session may.
     Waits,
     /// Not at all: jobs that need such a row fail, and the others go on.
@@ -202,6 +207,7 @@ impl Found {
 
         let s = statements;
         let (lock_deliveries, lock_leads, lock_places, lock_owned_places) = match patience {
+            Patience::Trusts => (&s.lock_deliveries, &s.lock_leads, &s.read_places, &s.read_owned_places),
             Patience::Waits => (&s.lock_deliveries, &s.lock_leads, &s.lock_places, &s.lock_owned_places),
             Patience::StepsOver => {
                 (&s.lock_free_deliveries, &s.lock_free_leads, &s.lock_free_places, &s.lock_free_owned_places)
@@ -312,7 +318,7 @@ impl Found {
         self.attempts.get(&(delivery, number))
     }
 
-    /// Whether all of these places were found and locked.
+    /// Whether all of these places were found.
     pub(super) fn has_places(&self, wanted: &BTreeSet<PlaceKey>) -> bool {
         wanted.iter().all(|key| self.places.contains_key(key))
     }

@@ -57,9 +57,13 @@ statements! {
     /// Before a transaction that counts them, and outside of it.
     make_places: "INSERT INTO place (key, used) SELECT key, 0 FROM unnest($1::text[]) AS new (key) ORDER BY key
          ON CONFLICT (key) DO NOTHING";
+    read_places: "SELECT key, used FROM place WHERE key = ANY($1::text[])";
     lock_places: "SELECT key, used FROM place WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE";
     lock_free_places: "SELECT key, used FROM place WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE SKIP LOCKED";
     /// Those asked for, and those that the deliveries own.
+    read_owned_places: "SELECT key, used FROM place
+         WHERE key = ANY ($1::text[] || ARRAY(
+             SELECT unnest(string_to_array(places, E'\n')) FROM delivery WHERE id = ANY($2) AND places <> ''))";
     lock_owned_places: "SELECT key, used FROM place
          WHERE key = ANY ($1::text[] || ARRAY(
              SELECT unnest(string_to_array(places, E'\n')) FROM delivery WHERE id = ANY($2) AND places <> ''))
@@ -71,9 +75,10 @@ statements! {
 
     leave_mark: mark::LEAVE;
     count_and_leave_mark: mark::COUNT_AND_LEAVE;
-    /// With what they are looked up by. None of it was there before, for the leads are new.
+    /// With what they are looked up by.
     insert_leads: "WITH found_by AS (
-             INSERT INTO lookup (day, hash, id) SELECT * FROM unnest($15::integer[], $16::bytea[], $17::uuid[]))
+             INSERT INTO found_by (day, id, hashes)
+             SELECT day, id, hashes::uuid[] FROM unnest($15::integer[], $16::uuid[], $17::text[]) AS new (day, id, hashes))
          INSERT INTO lead (id, campaign, source, status, reason, test, received_at, version, payout, fields, meta, candidates,
                            content_type, body, request_id)
          SELECT id, campaign, source, status, reason, test, received_at, 1, payout, fields, meta, candidates, content_type, body,
@@ -140,11 +145,10 @@ statements! {
                      $9::text[], $10::integer[])
            AS new (delivery, number, at, verdict, class, status_code, latency_ms, explanation, timings, day)
          WHERE attempt.delivery = new.delivery AND attempt.number = new.number";
-    /// The leads that move on, with the references that partners gave to their deliveries: one that was given before is not
-    /// written again.
+    /// The leads that move on, with the references that partners gave to their deliveries.
     move_leads: "WITH found_by AS (
-             INSERT INTO lookup (day, hash, id) SELECT * FROM unnest($5::integer[], $6::bytea[], $7::uuid[])
-             ON CONFLICT DO NOTHING)
+             INSERT INTO found_by (day, id, hashes)
+             SELECT day, id, hashes::uuid[] FROM unnest($5::integer[], $6::uuid[], $7::text[]) AS new (day, id, hashes))
          UPDATE lead SET version = version + 1, status = CASE WHEN new.moves THEN new.status ELSE lead.status END,
                 reason = CASE WHEN new.moves THEN new.reason ELSE lead.reason END
          FROM unnest($1::uuid[], $2::boolean[], $3::text[], $4::text[]) AS new (id, moves, status, reason)

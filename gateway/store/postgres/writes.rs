@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Error, Statement};
 use uuid::Uuid;
 
 use super::accept::AcceptWork;
-use super::found::{Found, PersonRow};
+use super::found::{Found, Patience, PersonRow};
 use super::mark::Mark;
 use super::rows::text;
 use super::statements::Statements;
@@ -18,7 +18,7 @@ use crate::clock;
 use crate::model::delivery::Verdict;
 use crate::model::id::ContractId;
 use crate::model::lead::{LeadReason, LeadStatus};
-use crate::model::limit::PlaceKey;
+use crate::model::limit::{Place, PlaceKey};
 use crate::store::days::day_of;
 use crate::store::fleet::Member;
 use crate::store::{Audit, ExchangeRecord, NewDelivery, RefusalRecord, StartAttempt, Step};
@@ -57,6 +57,16 @@ pub(super) struct ExchangeWrite<'a> {
     pub(super) record: &'a ExchangeRecord,
 }
 
+/// How a count changes.
+#[derive(Clone, Copy)]
+struct CountWrite {
+    change: i64,
+    /// Places taken, without those given back.
+    taken: i64,
+    /// The lowest of the limits that these were taken under.
+    cap: i64,
+}
+
 /// What a commit writes, by table.
 pub(super) struct Writes<'a> {
     member: &'a Member,
@@ -66,10 +76,10 @@ pub(super) struct Writes<'a> {
     pub(super) drop_keys: Vec<(String, String)>,
     pub(super) set_people: Vec<([u8; 32], PersonRow)>,
     pub(super) drop_people: Vec<[u8; 32]>,
-    /// What new leads are looked up by: day, hash and id.
-    pub(super) lookups: Vec<(i32, [u8; 16], Uuid)>,
+    /// What new leads are looked up by: day, id and hashes.
+    pub(super) lookups: Vec<(i32, Uuid, &'a str)>,
     /// Likewise deliveries, by the reference that the partner gave.
-    pub(super) references: Vec<(i32, [u8; 16], Uuid)>,
+    pub(super) references: Vec<(i32, Uuid, &'a str)>,
     pub(super) starts: Vec<&'a StartAttempt>,
     pub(super) steps: Vec<&'a Step>,
     pub(super) ends: Vec<&'a StepWork>,
@@ -77,7 +87,9 @@ pub(super) struct Writes<'a> {
     pub(super) moves: Vec<LeadWrite>,
     pub(super) audit: Vec<(&'a Audit, Timestamp)>,
     pub(super) refusals: Vec<&'a RefusalRecord>,
-    places: BTreeMap<PlaceKey, i64>,
+    places: BTreeMap<PlaceKey, CountWrite>,
+    /// A place was refused, for its count is at the limit.
+    pub(super) is_full: bool,
     turns: BTreeMap<ContractId, u64>,
 }
 
@@ -115,6 +127,7 @@ impl<'a> Writes<'a> {
             audit: Vec::new(),
             refusals: Vec::new(),
             places: BTreeMap::new(),
+            is_full: false,
             turns: BTreeMap::new(),
         }
     }
@@ -124,16 +137,34 @@ impl<'a> Writes<'a> {
         self.member.token
     }
 
-    /// Takes (`1`) or gives back (`-1`) a place; written once per commit, however many jobs touch it.
-    pub(super) fn count(&mut self, found: &mut Found, key: &PlaceKey, by: i64) {
+    /// Takes a place; written once per commit, however many jobs touch it.
+    pub(super) fn take(&mut self, found: &mut Found, place: &Place) {
+        let count = self.count(found, &place.key, 1);
+        count.taken += 1;
+        count.cap = count.cap.min(place.limit.map_or(i64::MAX, signed));
+    }
+
+    /// Gives a place back.
+    pub(super) fn give_back(&mut self, found: &mut Found, key: &PlaceKey) {
+        self.count(found, key, -1);
+    }
+
+    fn count(&mut self, found: &mut Found, key: &PlaceKey, by: i64) -> &mut CountWrite {
         found.count(key, by);
-        *self.places.entry(key.clone()).or_insert(0) += by;
+        let count = self.places.entry(key.clone()).or_insert(CountWrite { change: 0, taken: 0, cap: i64::MAX });
+        count.change += by;
+        count
     }
 
     /// A contract had its turn.
     pub(super) fn turn(&mut self, contract: &ContractId, turn: u64) {
         let last = self.turns.entry(contract.clone()).or_insert(turn);
         *last = (*last).max(turn);
+    }
+
+    /// The days of what was written to be looked up, one for each row.
+    pub(super) fn looked_up(&self) -> impl Iterator<Item = i32> {
+        self.lookups.iter().chain(&self.references).map(|row| row.0)
     }
 
     /// Sends all of it and COMMIT behind it.
@@ -144,6 +175,7 @@ impl<'a> Writes<'a> {
         &self,
         client: &Client,
         statements: &Statements,
+        patience: Patience,
         mark: Mark,
     ) -> Result<(), Option<Error>> {
         let s = statements;
@@ -160,8 +192,9 @@ impl<'a> Writes<'a> {
             Box::pin(self.move_leads(client, s)),
             Box::pin(self.insert_audit(client, s)),
             Box::pin(self.insert_refusals(client, s)),
+            Box::pin(self.lock_counts(client, s, patience)),
             Box::pin(self.set_turns(client, s)),
-            Box::pin(self.count_and_leave(client, s, mark)),
+            Box::pin(self.count_and_leave(client, s, patience, mark)),
             Box::pin(client.batch_execute("COMMIT")),
         ])
         .await;
@@ -200,7 +233,7 @@ impl<'a> Writes<'a> {
             &column(rows, |(work, ..)| &work.accept.body[..]),
             &column(rows, |(work, ..)| work.accept.request.0),
             &column(&self.lookups, |row| row.0),
-            &column(&self.lookups, |row| row.1.as_slice()),
+            &column(&self.lookups, |row| row.1),
             &column(&self.lookups, |row| row.2),
         ];
         write(client, rows.len(), &s.insert_leads, values).await
@@ -342,7 +375,7 @@ impl<'a> Writes<'a> {
             &column(rows, |row| row.moved.map(|(status, _)| status.as_str())),
             &column(rows, |row| row.moved.and_then(|(_, reason)| reason).map(LeadReason::as_str)),
             &column(&self.references, |row| row.0),
-            &column(&self.references, |row| row.1.as_slice()),
+            &column(&self.references, |row| row.1),
             &column(&self.references, |row| row.2),
         ];
         write(client, rows.len(), &s.move_leads, values).await
@@ -377,13 +410,42 @@ impl<'a> Writes<'a> {
         write(client, rows.len(), &s.insert_refusals, values).await
     }
 
-    async fn count_and_leave(&self, client: &Client, s: &Statements, mark: Mark) -> Result<(), Error> {
-        let (keys, changes): (Vec<&str>, Vec<i64>) =
-            self.places.iter().filter(|(_, change)| **change != 0).map(|(key, change)| (key.as_str(), *change)).unzip();
-        if keys.is_empty() {
+    /// The counts that change.
+    fn counts(&self) -> Vec<(&str, CountWrite)> {
+        let counts = self.places.iter().map(|(key, count)| (key.as_str(), *count));
+        counts.filter(|(_, count)| count.change != 0 || count.taken != 0).collect()
+    }
+
+    /// Locks them, where that was not done before the decisions, in the order that everybody keeps.
+    async fn lock_counts(&self, client: &Client, s: &Statements, patience: Patience) -> Result<(), Error> {
+        let counts = self.counts();
+        let rows = if patience == Patience::Trusts { counts.len() } else { 0 };
+        write(client, rows, &s.lock_places, &[&column(&counts, |(key, _)| *key)]).await
+    }
+
+    async fn count_and_leave(
+        &self,
+        client: &Client,
+        s: &Statements,
+        patience: Patience,
+        mark: Mark,
+    ) -> Result<(), Error> {
+        let counts = self.counts();
+        if counts.is_empty() {
             return write(client, 1, &s.leave_mark, &[&mark.link, &mark.mark]).await;
         }
-        write(client, keys.len(), &s.count_and_leave_mark, &[&mark.link, &mark.mark, &keys, &changes]).await
+        let taken = counts.iter().filter(|(_, count)| count.taken > 0).count();
+        let values: Values<'_> = &[
+            &mark.link,
+            &mark.mark,
+            &column(&counts, |(key, _)| *key),
+            &column(&counts, |(_, count)| count.change),
+            &column(&counts, |(_, count)| count.taken),
+            // Locked before they were read, they were decided upon one by one.
+            &column(&counts, |(_, count)| if patience == Patience::Trusts { count.cap } else { i64::MAX }),
+            &i64::try_from(taken).unwrap_or(i64::MAX),
+        ];
+        write(client, counts.len(), &s.count_and_leave_mark, values).await
     }
 
     async fn set_turns(&self, client: &Client, s: &Statements) -> Result<(), Error> {
