@@ -255,7 +255,10 @@ fn lookup_sql(lookups: &Lookups, below: Option<Uuid>) -> (Where, String) {
     conditions.and("id < ?", below);
     conditions.and("day >= ?", lookups.first);
     conditions.and("day <= ?", lookups.last);
-    let common: String = conditions.sql.iter().map(|condition| format!(" AND {condition}")).collect();
+    let common = match conditions.sql.join(" AND ") {
+        none if none.is_empty() => none,
+        all => format!(" AND {all}"),
+    };
     let newest = format!("ORDER BY id DESC LIMIT {LOOKED_UP}");
 
     let mut of_each = Vec::new();
