@@ -14,6 +14,12 @@ use rustix::process::Signal;
 
 use super::process::{Process, Scratch, free_port};
 
+/// Fills some files of the log. After a checkpoint they are used again, as in a server that has run for a while; a new one
+/// makes each when it is needed, in the middle of somebody's commit.
+const FILL_LOG: &str = "DO $$ BEGIN FOR i IN 1..60 LOOP
+         PERFORM pg_logical_emit_message(false, 'bench', ''); PERFORM pg_switch_wal();
+     END LOOP; END $$";
+
 /// A server that runs.
 pub struct Postgres {
     pub process: Process,
@@ -49,6 +55,7 @@ impl Postgres {
             "synchronous_commit=on",
             "shared_buffers=256MB",
             "max_wal_size=4GB",
+            "min_wal_size=1GB",
             "max_locks_per_transaction=256",
             "max_connections=100",
             "log_min_messages=warning",
@@ -63,7 +70,10 @@ impl Postgres {
         loop {
             let said = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
             if said.lines().map(str::trim).next_back() == Some("ready") {
-                return Ok(Self { process, port, programs, _directory: directory });
+                let server = Self { process, port, programs, _directory: directory };
+                query(&server.psql(), &server.url(), FILL_LOG)?;
+                query(&server.psql(), &server.url(), "CHECKPOINT")?;
+                return Ok(server);
             }
             let log = || std::fs::read_to_string(&log).unwrap_or_default();
             anyhow::ensure!(!process.has_ended(), "PostgreSQL did not start: {}", log());

@@ -3,7 +3,7 @@
 //!
 //! Leads, attempts and steps go through the writer (`store/postgres/writer.rs`), which commits what has queued up with two
 //! round trips. Everybody takes locks in the same order, so that gateways never wait for each other in a circle:
-//! idempotency keys, dedupe hashes, deliveries by id, leads by id, pauses, ownership, places by key, turns.
+//! pauses, ownership, idempotency keys, dedupe hashes, deliveries by id, leads by id, places by key, turns.
 
 mod accept;
 mod address;
@@ -13,6 +13,7 @@ mod deliveries;
 mod fleet;
 mod found;
 mod leads;
+mod lookups;
 mod mark;
 mod migrate;
 mod places;

@@ -99,8 +99,7 @@ impl Store {
     pub async fn sort_lookups(&self) -> Result<bool, StoreError> {
         match &*self.0 {
             super::Engine::Sqlite(db) => db.sort_lookups().await,
-            // PostgreSQL keeps its index by itself.
-            super::Engine::Postgres(_) => Ok(false),
+            super::Engine::Postgres(db) => db.sort_lookups().await,
         }
     }
 

@@ -8,6 +8,7 @@ mod plans;
 mod search;
 pub mod suite;
 mod unclear;
+mod upgrade;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

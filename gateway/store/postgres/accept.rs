@@ -1,10 +1,10 @@
 //! The accept commit in PostgreSQL.
 
-use super::Postgres;
 use super::found::{Found, PersonRow};
 use super::rows::text;
 use super::writer::{Done, Held, Work};
 use super::writes::{DeliveryWrite, KeyWrite, Writes, number};
+use super::{Postgres, lookups};
 use crate::model::id::LeadId;
 use crate::model::lead::{LeadReason, LeadStatus};
 use crate::model::limit::{Place, PlaceKey};
@@ -23,7 +23,8 @@ pub(super) struct AcceptWork {
     pub(super) meta: String,
     pub(super) candidates: String,
     pub(super) day: u32,
-    lookups: Vec<[u8; 16]>,
+    /// What it is looked up by, as a list; `None`: nothing.
+    lookups: Option<String>,
     /// What makes it the same person as an earlier one: hash, and how far back it looks, in microseconds.
     people: BTreeMap<[u8; 32], i64>,
 }
@@ -37,12 +38,14 @@ impl AcceptWork {
             let longest = people.entry(keyed(hash_key, &["dedupe", &rule.text])).or_insert(window);
             *longest = window.max(*longest);
         }
+        let lookups = accept.lookups.iter().map(|(kind, value)| lookup_hash(hash_key, kind, value));
+        let lookups = (!accept.lookups.is_empty()).then(|| lookups::list(lookups));
         Ok(Self {
             fields: to_json(&accept.lead.fields)?,
             meta: to_json(&accept.lead.meta)?,
             candidates: to_json(&accept.candidates)?,
             day: day_of(accept.lead.received_at),
-            lookups: accept.lookups.iter().map(|(kind, value)| lookup_hash(hash_key, kind, value)).collect(),
+            lookups,
             people,
             accept,
         })
@@ -104,6 +107,7 @@ pub(super) fn decide<'a>(
     match full_place(work, found) {
         Ok(None) => {}
         Ok(Some(full)) => {
+            writes.is_full = true;
             forget_key(work, found, writes);
             forget_person(work, found, writes);
             return Ok(Accepted::LimitReached(full));
@@ -129,7 +133,7 @@ pub(super) fn decide<'a>(
             at: at.as_microsecond(),
         }));
         for place in work.places() {
-            writes.count(found, &place.key, 1);
+            writes.take(found, place);
         }
         remember_person(work, found, writes);
         if let Some((contract, turn)) = &accept.turn {
@@ -142,8 +146,7 @@ pub(super) fn decide<'a>(
         // The key of a lead that is forgotten by now.
         writes.set_keys.push(KeyWrite { key, fingerprint, lead: lead.id.0, at: at.as_microsecond() });
     }
-    let day = number(work.day);
-    writes.lookups.extend(work.lookups.iter().map(|hash| (day, *hash, lead.id.0)));
+    writes.lookups.extend(work.lookups.as_deref().map(|hashes| (number(work.day), lead.id.0, hashes)));
     Ok(if duplicate { Accepted::Duplicate } else { Accepted::Stored })
 }
 

@@ -28,11 +28,11 @@ pub(super) fn decide<'a>(
         return Ok(Granted::Stale);
     }
     // Another gateway took it over, and may be sending it.
-    if found.owner(row.gateway) != Some(writes.token()) {
+    if row.owner != Some(writes.token()) {
         return Ok(Granted::Stale);
     }
     // Whoever paused was told after this commit's locks: no attempt may start behind that.
-    if found.is_paused(&row.partner, &row.contract) {
+    if row.is_paused {
         return Ok(Granted::Paused);
     }
     let owned = row.places.clone();
@@ -45,6 +45,7 @@ pub(super) fn decide<'a>(
         }
     }
     if !full.is_empty() {
+        writes.is_full = true;
         return Ok(Granted::Full(full));
     }
     let given_back: Vec<PlaceKey> =
@@ -53,10 +54,10 @@ pub(super) fn decide<'a>(
         found.can_count(key)?;
     }
     for place in taken {
-        writes.count(found, &place.key, 1);
+        writes.take(found, place);
     }
     for key in &given_back {
-        writes.count(found, key, -1);
+        writes.give_back(found, key);
     }
     writes.starts.push(attempt);
     Ok(Granted::Go(given_back))

@@ -11,7 +11,9 @@ use super::rows;
 use crate::store::StoreError;
 
 /// What is kept by the day.
-pub(super) const PARENTS: [&str; 3] = ["exchange", "lookup", "refusal"];
+pub(super) const PARENTS: [&str; 3] = ["exchange", "found_by", "refusal"];
+/// What was, by older versions: it is dropped in its time, like the others.
+const PAST_PARENTS: [&str; 1] = ["lookup"];
 
 /// Of all gateways on a database one makes partitions at a time: any number that nobody else uses.
 const LOCK: i64 = 0x6461_7973;
@@ -43,14 +45,14 @@ pub(super) async fn of(db: &impl GenericClient) -> Result<Vec<(&'static str, u32
         db,
         "SELECT parent.relname::text, child.relname::text FROM pg_inherits
          JOIN pg_class parent ON parent.oid = inhparent JOIN pg_class child ON child.oid = inhrelid
-         WHERE inhparent = ANY(ARRAY['exchange'::regclass, 'lookup'::regclass, 'refusal'::regclass])",
+         WHERE inhparent = ANY(ARRAY['exchange'::regclass, 'found_by'::regclass, 'refusal'::regclass, 'lookup'::regclass])",
         &[],
     )
     .await?;
     let mut partitions = Vec::new();
     for row in &found {
         let (parent, child): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
-        let parent = PARENTS.into_iter().find(|one| *one == parent);
+        let parent = PARENTS.into_iter().chain(PAST_PARENTS).find(|one| *one == parent);
         let day = child.rsplit_once('_').and_then(|(_, day)| day.parse().ok());
         partitions.extend(parent.zip(day));
     }

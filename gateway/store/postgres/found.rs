@@ -1,9 +1,11 @@
 //! The first round trip of a commit: everything its jobs depend on, locked and read, in the order that everybody keeps.
 //!
+//! Counts of places are locked later, as long as no limit is near (store/postgres/writer.rs).
+//!
 //! All statements are sent at once and answered one after the other. Each sees what was committed before it began, and so
 //! everything that those wrote whose locks it waited for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio_postgres::{Client, Error, Row, Statement};
 use uuid::Uuid;
@@ -23,11 +25,11 @@ pub(super) struct Reads {
     deliveries: BTreeSet<Uuid>,
     leads: BTreeSet<Uuid>,
     attempts: BTreeSet<(Uuid, i32)>,
-    /// Deliveries that are about to be sent.
-    sending: BTreeSet<Uuid>,
     /// Deliveries whose own places may be given back or moved.
     owners: BTreeSet<Uuid>,
     places: BTreeSet<PlaceKey>,
+    /// Some are about to be sent.
+    sends: bool,
     makes_deliveries: bool,
 }
 
@@ -49,13 +51,14 @@ pub(super) struct PersonRow {
 
 /// A delivery, as far as a commit cares.
 pub(super) struct DeliveryRow {
-    pub(super) gateway: Uuid,
     pub(super) state: DeliveryState,
     pub(super) attempts: u32,
     pub(super) had_unknown: bool,
     pub(super) places: Vec<PlaceKey>,
-    pub(super) partner: String,
-    pub(super) contract: String,
+    /// Its partner or its contract is. Known of those that are about to be sent.
+    pub(super) is_paused: bool,
+    /// Who delivers it; `None`: nobody any more. Known of those that are about to be sent.
+    pub(super) owner: Option<Uuid>,
 }
 
 /// A lead, as far as a commit cares.
@@ -70,6 +73,9 @@ pub(super) struct LeadRow {
 /// How long a commit waits for rows that others have locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
+    /// As long as the session may; for counts only in the end, when they are changed: until then it trusts what it reads of
+    /// them, and they are checked when they are changed.
+    Trusts,
     /// As long as the session may.
     Waits,
     /// Not at all: jobs that need such a row fail, and the others go on.
@@ -87,9 +93,6 @@ pub(super) struct Found {
     deliveries: HashMap<Uuid, DeliveryRow>,
     leads: HashMap<Uuid, LeadRow>,
     attempts: HashMap<(Uuid, u32), EndRow>,
-    paused: HashSet<(String, String)>,
-    /// Whose deliveries are whose: token and owner.
-    owners: HashMap<Uuid, Uuid>,
     places: HashMap<PlaceKey, i64>,
     stepped_over: bool,
 }
@@ -119,9 +122,12 @@ impl Reads {
                 self.makes_deliveries = true;
             }
             Work::Attempt(attempt) => {
+                self.sends = true;
                 self.deliveries.insert(attempt.delivery.0);
-                self.sending.insert(attempt.delivery.0);
-                self.owners.insert(attempt.delivery.0);
+                // Before its first one a delivery owns nothing.
+                if attempt.number > 1 {
+                    self.owners.insert(attempt.delivery.0);
+                }
                 self.places.extend(attempt.places.iter().map(|place| place.key.clone()));
             }
             Work::Step(work) => {
@@ -146,6 +152,26 @@ impl Reads {
             Work::Refuse(_) => {}
         }
     }
+
+    /// The places that are asked for.
+    pub(super) fn places(&self) -> &BTreeSet<PlaceKey> {
+        &self.places
+    }
+
+    /// What begins the transaction. Who pauses or takes over locks these tables in EXCLUSIVE mode: an attempt is committed
+    /// before that, or sees it.
+    fn begin(&self) -> &'static str {
+        match (self.sends, self.makes_deliveries) {
+            (true, _) => {
+                "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id();
+                 LOCK TABLE paused, gateway IN ROW SHARE MODE"
+            }
+            (false, true) => {
+                "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id(); LOCK TABLE gateway IN ROW SHARE MODE"
+            }
+            (false, false) => "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()",
+        }
+    }
 }
 
 /// Runs a statement if there is anything for it to do. A prepared statement is sent when this is first polled.
@@ -159,7 +185,6 @@ impl Found {
         client: &Client,
         statements: &Statements,
         reads: &Reads,
-        token: Uuid,
         patience: Patience,
     ) -> Result<Self, Error> {
         let (sources, keys): (Vec<&str>, Vec<&str>) =
@@ -176,17 +201,17 @@ impl Found {
 
         let list = |set: &BTreeSet<Uuid>| set.iter().copied().collect::<Vec<Uuid>>();
         let (deliveries, leads) = (list(&reads.deliveries), list(&reads.leads));
-        let (sending, owners) = (list(&reads.sending), list(&reads.owners));
+        let owners = list(&reads.owners);
         let (attempts, numbers): (Vec<Uuid>, Vec<i32>) = reads.attempts.iter().copied().unzip();
         let places: Vec<&str> = reads.places.iter().map(PlaceKey::as_str).collect();
-        let counts = !places.is_empty() || !owners.is_empty();
-        let sends = !sending.is_empty();
-        let needs_owners = sends || reads.makes_deliveries;
 
         let s = statements;
-        let (lock_deliveries, lock_leads, lock_places) = match patience {
-            Patience::Waits => (&s.lock_deliveries, &s.lock_leads, &s.lock_places),
-            Patience::StepsOver => (&s.lock_free_deliveries, &s.lock_free_leads, &s.lock_free_places),
+        let (lock_deliveries, lock_leads, lock_places, lock_owned_places) = match patience {
+            Patience::Trusts => (&s.lock_deliveries, &s.lock_leads, &s.read_places, &s.read_owned_places),
+            Patience::Waits => (&s.lock_deliveries, &s.lock_leads, &s.lock_places, &s.lock_owned_places),
+            Patience::StepsOver => {
+                (&s.lock_free_deliveries, &s.lock_free_leads, &s.lock_free_places, &s.lock_free_owned_places)
+            }
         };
 
         let key_values: Values<'_> = &[&sources, &keys, &fingerprints, &key_leads, &key_times];
@@ -194,37 +219,22 @@ impl Found {
         let delivery_values: Values<'_> = &[&deliveries];
         let lead_values: Values<'_> = &[&leads];
         let attempt_values: Values<'_> = &[&attempts, &numbers];
-        let pause_values: Values<'_> = &[&sending];
-        let owner_values: Values<'_> = &[&token];
-        let new_place_values: Values<'_> = &[&places];
-        let place_values: Values<'_> = &[&places, &owners];
-        let (
-            begun,
-            keys_found,
-            people_found,
-            deliveries_found,
-            leads_found,
-            attempts_found,
-            pauses_locked,
-            paused_found,
-            owners_locked,
-            owners_found,
-            places_made,
-            places_found,
-        ) = tokio::join!(
+        let place_values: Values<'_> = &[&places];
+        let owned_place_values: Values<'_> = &[&places, &owners];
+        let (counts, lock_counts, count_values) = if owners.is_empty() {
+            (!places.is_empty(), lock_places, place_values)
+        } else {
+            (true, lock_owned_places, owned_place_values)
+        };
+        let (begun, keys_found, people_found, deliveries_found, leads_found, attempts_found, places_found) = tokio::join!(
             biased;
-            client.simple_query("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_current_xact_id()"),
-            rows(client, !keys.is_empty(), &statements.lock_keys, key_values),
-            rows(client, !hashes.is_empty(), &statements.lock_people, person_values),
+            client.simple_query(reads.begin()),
+            rows(client, !keys.is_empty(), &s.lock_keys, key_values),
+            rows(client, !hashes.is_empty(), &s.lock_people, person_values),
             rows(client, !deliveries.is_empty(), lock_deliveries, delivery_values),
             rows(client, !leads.is_empty(), lock_leads, lead_values),
-            rows(client, !attempts.is_empty(), &statements.read_attempts, attempt_values),
-            rows(client, sends, &statements.lock_pauses, &[]),
-            rows(client, sends, &statements.read_pauses, pause_values),
-            rows(client, needs_owners, &statements.lock_owners, &[]),
-            rows(client, needs_owners, &statements.read_owners, owner_values),
-            rows(client, !places.is_empty(), &statements.make_places, new_place_values),
-            rows(client, counts, lock_places, place_values),
+            rows(client, !attempts.is_empty(), &s.read_attempts, attempt_values),
+            rows(client, counts, lock_counts, count_values),
         );
         // The first error is the cause of those behind it.
         begun?;
@@ -240,15 +250,14 @@ impl Found {
             }
         }
         for row in deliveries_found? {
-            let Some(state) = DeliveryState::from_word(row.try_get(2)?) else { continue };
+            let Some(state) = DeliveryState::from_word(row.try_get(1)?) else { continue };
             let row_of = DeliveryRow {
-                gateway: row.try_get(1)?,
                 state,
-                attempts: u32::try_from(row.try_get::<_, i32>(3)?).unwrap_or(0),
-                had_unknown: row.try_get(4)?,
-                places: row.try_get::<_, &str>(5)?.lines().map(PlaceKey::from_text).collect(),
-                partner: row.try_get(6)?,
-                contract: row.try_get(7)?,
+                attempts: u32::try_from(row.try_get::<_, i32>(2)?).unwrap_or(0),
+                had_unknown: row.try_get(3)?,
+                places: row.try_get::<_, &str>(4)?.lines().map(PlaceKey::from_text).collect(),
+                is_paused: row.try_get(5)?,
+                owner: row.try_get(6)?,
             };
             found.deliveries.insert(row.try_get(0)?, row_of);
         }
@@ -267,15 +276,6 @@ impl Found {
             let number = u32::try_from(row.try_get::<_, i32>(1)?).unwrap_or(0);
             found.attempts.insert((row.try_get(0)?, number), verdict.map(|verdict| (verdict, class)));
         }
-        pauses_locked?;
-        for row in paused_found? {
-            found.paused.insert((row.try_get(0)?, row.try_get(1)?));
-        }
-        owners_locked?;
-        for row in owners_found? {
-            found.owners.insert(row.try_get(0)?, row.try_get(1)?);
-        }
-        places_made?;
         for row in places_found? {
             found.places.insert(PlaceKey::from_text(row.try_get(0)?), row.try_get(1)?);
         }
@@ -318,17 +318,9 @@ impl Found {
         self.attempts.get(&(delivery, number))
     }
 
-    pub(super) fn is_paused(&self, partner: &str, contract: &str) -> bool {
-        self.paused.iter().any(|(kind, id)| match kind.as_str() {
-            "partner" => id == partner,
-            "contract" => id == contract,
-            _ => false,
-        })
-    }
-
-    /// Who delivers what `token` makes; `None`: it has made nothing yet.
-    pub(super) fn owner(&self, token: Uuid) -> Option<Uuid> {
-        self.owners.get(&token).copied()
+    /// Whether all of these places were found.
+    pub(super) fn has_places(&self, wanted: &BTreeSet<PlaceKey>) -> bool {
+        wanted.iter().all(|key| self.places.contains_key(key))
     }
 
     /// Places taken so far under `key`.

@@ -6,7 +6,7 @@ use super::describe;
 use crate::clock;
 
 /// Schema changes in order; the table `migration` says which of them a database has.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_start.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_start.sql"), include_str!("migrations/0002_found_by.sql")];
 /// Of all gateways on a database one migrates, the others wait for it: any number that nobody else uses.
 const LOCK: i64 = 0x6c65_6164_6777;
 

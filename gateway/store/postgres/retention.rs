@@ -48,7 +48,7 @@ impl Postgres {
             days::ensure(&session, day_of(now.checked_add(hours.hours()).unwrap_or(now))).await?;
         }
         let (capture_until, leads_until) = (day_before(now, capture), day_before(now, leads));
-        let until = |parent| if parent == "lookup" { leads_until } else { capture_until };
+        let until = |parent| if ["found_by", "lookup"].contains(&parent) { leads_until } else { capture_until };
         for (parent, day) in days::of(&session).await? {
             if day < until(parent) && days::drop(&mut session, parent, day).await? {
                 forgotten.days += 1;

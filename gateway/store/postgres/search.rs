@@ -2,6 +2,7 @@
 
 use super::deliveries::{DELIVERY_COLUMNS, delivery_of};
 use super::leads::{LEAD_COLUMNS, lead_of};
+use super::lookups::stored;
 use super::refusals::{REFUSAL_COLUMNS, refusal_of};
 use super::{Postgres, SearchSession, rows};
 use crate::model::delivery::{DeliveryState, Verdict};
@@ -14,6 +15,7 @@ use crate::store::{
 };
 use deadpool_postgres::Object;
 use jiff::Timestamp;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -80,7 +82,7 @@ fn day(at: Timestamp) -> i32 {
 
 /// What is looked up: for each kind any of the hashes; and the days it can lie in.
 struct Lookups {
-    hashes: Vec<Vec<Vec<u8>>>,
+    hashes: Vec<Vec<[u8; 16]>>,
     first: Option<i32>,
     last: Option<i32>,
 }
@@ -101,9 +103,7 @@ impl Postgres {
         let hashes = search
             .lookups
             .iter()
-            .map(|(kind, values)| {
-                values.iter().map(|value| lookup_hash(&self.lookup_key, kind, value).to_vec()).collect()
-            })
+            .map(|(kind, values)| values.iter().map(|value| lookup_hash(&self.lookup_key, kind, value)).collect())
             .collect();
         // A lead is looked up in the day it was received.
         let lookups = Lookups { hashes, first: search.from.map(day), last: search.to.map(day) };
@@ -128,7 +128,7 @@ impl Postgres {
         let hashes = search
             .reference
             .iter()
-            .map(|reference| vec![lookup_hash(&self.lookup_key, "reference", reference).to_vec()])
+            .map(|reference| vec![lookup_hash(&self.lookup_key, "reference", reference)])
             .collect();
         // A reference comes with a reply, on the delivery's first day or any later one.
         let lookups = Lookups { hashes, first: search.from.map(day), last: None };
@@ -244,37 +244,44 @@ async fn looked_up(db: &Object, lookups: &Lookups, below: Option<Uuid>) -> Resul
     conditions.find(db, &sql, |row| Ok(row.try_get(0)?)).await
 }
 
-/// Each partition's key begins with the hash and goes on with the id: so the newest of a hash are read from all days at
-/// once, newest first, and no more of them than are wanted. A part for each hash, so that PostgreSQL knows of each how
-/// frequent it is. Empty where there is nothing to look for.
+/// One index has all the hashes of a lead together. What an older version wrote has a row for each, and parts of its own:
+/// there each partition's key begins with the hash and goes on with the id, and a part for each hash lets PostgreSQL know of
+/// each how frequent it is. Empty where there is nothing to look for.
 fn lookup_sql(lookups: &Lookups, below: Option<Uuid>) -> (Where, String) {
     let mut conditions = Where::default();
-    let mut kinds = lookups.hashes.iter();
-    let any = kinds.next().map(Vec::as_slice).unwrap_or_default();
+    let Some((any, others)) = lookups.hashes.split_first().filter(|(any, _)| !any.is_empty()) else {
+        return (conditions, String::new());
+    };
     conditions.and("id < ?", below);
     conditions.and("day >= ?", lookups.first);
     conditions.and("day <= ?", lookups.last);
-    for others in kinds {
+    let common = match conditions.sql.join(" AND ") {
+        none if none.is_empty() => none,
+        all => format!(" AND {all}"),
+    };
+    let newest = format!("ORDER BY id DESC LIMIT {LOOKED_UP}");
+
+    let mut of_each = Vec::new();
+    for any in &lookups.hashes {
+        let any: Vec<Uuid> = any.iter().copied().map(stored).collect();
+        of_each.push(format!("hashes && {}", conditions.value(any)));
+    }
+    let mut parts = vec![format!("(SELECT id FROM found_by WHERE {}{common} {newest})", of_each.join(" AND "))];
+
+    let mut common = common;
+    for others in others {
+        let others: Vec<Vec<u8>> = others.iter().map(|hash| hash.to_vec()).collect();
         // All that a lead is looked up by lies in one day's partition.
-        conditions.and(
-            "EXISTS (SELECT 1 FROM lookup other WHERE other.day = lookup.day AND other.id = lookup.id AND other.hash = ANY(?))",
-            Some(others.clone()),
+        let _ = write!(
+            common,
+            " AND EXISTS (SELECT 1 FROM lookup other WHERE other.day = lookup.day AND other.id = lookup.id AND other.hash = ANY({}))",
+            conditions.value(others)
         );
     }
-    let common = conditions.sql.join(" AND ");
-    let common = if common.is_empty() { common } else { format!(" AND {common}") };
-    let parts: Vec<String> = any
-        .iter()
-        .map(|hash| {
-            let hash = conditions.value(hash.clone());
-            format!("(SELECT id FROM lookup WHERE hash = {hash}{common} ORDER BY id DESC LIMIT {LOOKED_UP})")
-        })
-        .collect();
-    let sql = match parts.as_slice() {
-        [] => String::new(),
-        parts => {
-            format!("SELECT DISTINCT id FROM ({}) found ORDER BY id DESC LIMIT {LOOKED_UP}", parts.join(" UNION ALL "))
-        }
-    };
+    for hash in any {
+        let hash = conditions.value(hash.to_vec());
+        parts.push(format!("(SELECT id FROM lookup WHERE hash = {hash}{common} {newest})"));
+    }
+    let sql = format!("SELECT DISTINCT id FROM ({}) found {newest}", parts.join(" UNION ALL "));
     (conditions, sql)
 }

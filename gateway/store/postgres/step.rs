@@ -1,11 +1,11 @@
 //! Steps in PostgreSQL.
 
-use super::Postgres;
 use super::accept::to_json;
 use super::deliveries::{PARTNER, TOKEN};
 use super::found::{Found, LeadRow};
 use super::writer::{Done, Held, Work};
 use super::writes::{DeliveryWrite, ExchangeWrite, LeadWrite, Writes, number, signed};
+use super::{Postgres, lookups};
 use crate::model::delivery::{Class, DeliveryState, Verdict};
 use crate::model::id::LeadId;
 use crate::model::lead::LeadStatus;
@@ -25,7 +25,8 @@ pub(super) struct StepWork {
     pub(super) day: u32,
     /// It has something to keep under its day.
     pub(super) needs_day: bool,
-    reference: Option<[u8; 16]>,
+    /// What its partner's reference is looked up by, as a list.
+    reference: Option<String>,
 }
 
 /// A delivery that a person wants.
@@ -39,7 +40,8 @@ pub(super) struct RedeliverWork {
 impl StepWork {
     fn new(step: Step, hash_key: &[u8; 32]) -> Result<Self, StoreError> {
         let end = step.attempt.as_ref();
-        let reference = step.change.reference.as_ref().map(|value| lookup_hash(hash_key, "reference", value));
+        let reference =
+            step.change.reference.as_ref().map(|value| lookups::list([lookup_hash(hash_key, "reference", value)]));
         Ok(Self {
             explanation: end.map(|end| to_json(&end.explanation)).transpose()?,
             timings: end.and_then(|end| end.timings.as_ref()).map(to_json).transpose()?,
@@ -118,13 +120,11 @@ pub(super) fn decide<'a>(
         found.can_count(key)?;
     }
     for key in &given_back {
-        writes.count(found, key, -1);
+        writes.give_back(found, key);
     }
     writes.steps.push(step);
     end_attempt(work, found, writes);
-    if let Some(hash) = work.reference {
-        writes.lookups.push((number(work.day), hash, step.delivery.0));
-    }
+    writes.references.extend(work.reference.as_deref().map(|hashes| (number(work.day), step.delivery.0, hashes)));
     move_lead(step, lead, writes);
     writes.audit.extend(step.audit.as_ref().map(|audit| (audit, step.at)));
     Ok(Stepped::Done(given_back))

@@ -6,6 +6,11 @@
 //!  second   bulk writes (store/postgres/writes.rs), its mark ─ COMMIT
 //! ```
 //!
+//! The counts of places are what several gateways meet at, and nobody can commit while another one holds them. So far from a
+//! limit they are read without being locked, and locked only in the second round trip, when they are changed: there it is
+//! checked that the limits still hold, and where they do not, or a place would have to be refused, all of it is done again with
+//! locked counts ([`Patience`]).
+//!
 //! Nobody is told anything before the commit is answered. When that answer is lost, the transaction's mark tells on another
 //! connection what became of it (`mark`, `settle`); until the database says so, those who wait for these jobs go on waiting.
 //!
@@ -17,7 +22,7 @@
 
 mod settle;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +35,7 @@ use uuid::Uuid;
 use super::accept::AcceptWork;
 use super::address::Address;
 use super::found::{Found, Patience, Reads};
+use super::lookups::Unsorted;
 use super::mark::Mark;
 use super::session::{self, Promise};
 use super::statements::Statements;
@@ -38,6 +44,7 @@ use super::writes::Writes;
 use super::{days, describe};
 use crate::clock;
 use crate::failpoint;
+use crate::model::limit::PlaceKey;
 use crate::store::fleet::Fleet;
 use crate::store::health::Health;
 use crate::store::{Accepted, CommitStats, Granted, RefusalRecord, StartAttempt, Stepped, StoreError};
@@ -46,11 +53,20 @@ use crate::store::{Accepted, CommitStats, Granted, RefusalRecord, StartAttempt, 
 const QUEUE: usize = 8_192;
 /// Jobs in one transaction: bounds the latency of the first of them.
 const BATCH: usize = 512;
+/// While many wait, the commits of a lane begin no more often than this: each has costs of its own, at either end of the
+/// connection, which then are shared by more of them. With a few at a time none waits.
+const PACE: Duration = Duration::from_millis(8);
+/// Jobs in a commit from which on many wait.
+const MANY: usize = 8;
 /// Bytes of leads and exchanges in one transaction.
 const BATCH_BYTES: usize = 16 << 20;
 /// How long a caller waits until its job is taken up before it is told [`StoreError::Busy`]; and how long a job that was
 /// taken up is carried through broken connections before it fails.
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
+/// How long counts are locked before decisions, once a limit was met.
+const STRICT_FOR: Duration = Duration::from_secs(1);
+/// Places whose rows are remembered to exist.
+const PLACES: usize = 200_000;
 /// Unclear commits that may be looked into at the same time; with more of them no further commit is tried.
 const UNSETTLED: usize = 8;
 /// How often a transaction that met another one is tried before its jobs are tried apart.
@@ -154,6 +170,8 @@ pub(super) struct Writer {
     outgoing: mpsc::Sender<Job>,
     pub(super) stats: Arc<CommitStats>,
     pub(super) health: Arc<Health>,
+    /// What was written to be looked up, and is not sorted yet.
+    pub(super) unsorted: Arc<Unsorted>,
 }
 
 /// What the committers share.
@@ -165,13 +183,17 @@ struct Shared {
     health: Arc<Health>,
     /// Days whose partitions are known to exist.
     days: StdMutex<HashSet<u32>>,
+    /// Places whose rows are known to exist.
+    places: StdMutex<HashSet<PlaceKey>>,
     unsettled: Arc<Semaphore>,
+    unsorted: Arc<Unsorted>,
 }
 
 impl Writer {
     /// Starts the committers on connections of their own.
     pub(super) fn start(address: Address, promise: Promise, fleet: Arc<Fleet>) -> Self {
         let (stats, health) = (Arc::new(CommitStats::default()), Arc::new(Health::of(2)));
+        let unsorted = Arc::new(Unsorted::default());
         let shared = Arc::new(Shared {
             address,
             promise,
@@ -179,12 +201,15 @@ impl Writer {
             stats: Arc::clone(&stats),
             health: Arc::clone(&health),
             days: StdMutex::default(),
+            places: StdMutex::default(),
             unsettled: Arc::new(Semaphore::new(UNSETTLED)),
+            unsorted: Arc::clone(&unsorted),
         });
         let start = |lane| {
             let (jobs, waiting) = mpsc::channel(QUEUE);
             let shared = Arc::clone(&shared);
-            let committer = Committer { lane, shared, waiting, link: None, away: None, put_off: VecDeque::new() };
+            let committer =
+                Committer { lane, shared, waiting, link: None, away: None, strict: None, put_off: VecDeque::new() };
             tokio::spawn(async move {
                 // Without it nothing is stored any more: whoever started the process starts it again.
                 if tokio::spawn(committer.run()).await.is_err_and(|error| error.is_panic()) {
@@ -194,7 +219,7 @@ impl Writer {
             });
             jobs
         };
-        Self { incoming: start(INCOMING), outgoing: start(OUTGOING), stats, health }
+        Self { incoming: start(INCOMING), outgoing: start(OUTGOING), stats, health, unsorted }
     }
 
     /// Has `work` committed, and says what became of it once that is certain.
@@ -236,6 +261,10 @@ enum End {
     Committed(Vec<Answer>),
     /// Nothing of it was done, and the connection can be used again.
     RolledBack(tokio_postgres::Error),
+    /// Nothing of it was done: what was trusted says that a place cannot be had.
+    Doubtful,
+    /// Nothing of it was done: a place that was known to be there is not.
+    NoPlace,
     /// Nothing of it was done: the connection broke before the commit was sent.
     Broken(String),
     /// The commit was sent, and its answer lost.
@@ -255,6 +284,8 @@ struct Committer {
     link: Option<Link>,
     /// The database is away; when to try again.
     away: Option<Instant>,
+    /// Counts are locked before they are decided upon, until then.
+    strict: Option<Instant>,
     /// Jobs that touch what another job of the last batch touched.
     put_off: VecDeque<Job>,
 }
@@ -262,6 +293,7 @@ struct Committer {
 impl Committer {
     async fn run(mut self) {
         while let Some(batch) = self.next_batch().await {
+            let (began, many) = (clock::instant(), batch.len() >= MANY);
             let mut batches = vec![batch];
             while let Some(batch) = batches.pop() {
                 let started = clock::instant();
@@ -269,6 +301,9 @@ impl Committer {
                 batches.extend(self.commit(batch, started).await);
                 let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                 self.shared.stats.micros.fetch_add(micros, Ordering::Relaxed);
+            }
+            if many {
+                tokio::time::sleep_until((began + PACE).into()).await;
             }
         }
     }
@@ -305,7 +340,8 @@ impl Committer {
 
     /// Commits a batch and answers its jobs; what comes back is to be tried apart.
     async fn commit(&mut self, batch: Vec<Job>, taken: Instant) -> Vec<Vec<Job>> {
-        let (mut tries, mut patience) = (0, Patience::Waits);
+        let trusts = self.strict.is_none_or(|until| clock::instant() >= until);
+        let (mut tries, mut patience) = (0, if trusts { Patience::Trusts } else { Patience::Waits });
         loop {
             let Some(mut link) = self.linked(taken).await else {
                 self.away(batch, &StoreError::Failed("the database cannot be reached".to_owned()));
@@ -332,10 +368,25 @@ impl Committer {
                         return Vec::new();
                     }
                 }
+                End::Doubtful => {
+                    self.link = Some(link);
+                    patience = self.be_strict();
+                }
+                // Retention forgot it meanwhile.
+                End::NoPlace => {
+                    self.link = Some(link);
+                    if tries >= TRIES {
+                        patience = Patience::StepsOver;
+                    }
+                }
                 End::RolledBack(error) => {
                     self.link = (!link.client.is_closed()).then_some(link);
                     match Trouble::of(&error) {
-                        Trouble::Held if patience == Patience::Waits => {
+                        // What was read of a count does not hold any more.
+                        _ if patience == Patience::Trusts && error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
+                            patience = self.be_strict();
+                        }
+                        Trouble::Held if patience != Patience::StepsOver => {
                             tracing::warn!(
                                 "somebody holds what a commit needs; it goes on without what depends on that"
                             );
@@ -391,6 +442,12 @@ impl Committer {
         }
     }
 
+    /// Locks counts before it decides, from now on and for a while: a limit is near.
+    fn be_strict(&mut self) -> Patience {
+        self.strict = Some(clock::instant() + STRICT_FOR);
+        Patience::Waits
+    }
+
     fn fail(&self, batch: Vec<Job>, error: &StoreError) {
         self.shared.health.ended(self.lane);
         self.shared.fail(batch, error);
@@ -416,26 +473,45 @@ impl Committer {
             }
         }
 
-        let member = shared.fleet.member();
         let reads = Reads::of(batch.iter().map(|job| &job.work));
-        let read =
-            tokio::time::timeout(ROUND_TRIP, Found::read(client, statements, &reads, member.token, patience)).await;
+        let unknown = shared.unknown_places(reads.places());
+        if !unknown.is_empty() {
+            let keys: Vec<&str> = unknown.iter().map(PlaceKey::as_str).collect();
+            match tokio::time::timeout(ROUND_TRIP, client.execute(&statements.make_places, &[&keys])).await {
+                Ok(Ok(_)) => shared.know_places(unknown),
+                Ok(Err(error)) if error.as_db_error().is_none() => return End::Broken(describe(&error)),
+                Ok(Err(error)) => return End::RolledBack(error),
+                Err(_) => return End::Broken("a place was not made in time".to_owned()),
+            }
+        }
+        let read = tokio::time::timeout(ROUND_TRIP, Found::read(client, statements, &reads, patience)).await;
         let mut found = match read {
             Ok(Ok(read)) => read,
             Ok(Err(error)) => return roll_back(client, error).await,
             Err(_) => return End::Broken("the database did not answer in time".to_owned()),
         };
+        if !found.has_places(reads.places()) {
+            shared.forget_places();
+            if patience != Patience::StepsOver {
+                return give_up(client, End::NoPlace).await;
+            }
+        }
 
+        let member = shared.fleet.member();
         let mut writes = Writes::of(&member);
         let mut answers = Vec::with_capacity(batch.len());
         for job in batch {
             answers.push(decide(&job.work, &mut found, &mut writes));
         }
+        if writes.is_full && patience == Patience::Trusts {
+            return give_up(client, End::Doubtful).await;
+        }
         failpoint::pass("writer.before_commit");
         let mark = Mark { link: *id, mark: clock::random_uuid() };
-        match tokio::time::timeout(ROUND_TRIP, writes.commit(client, statements, &found, mark)).await {
+        match tokio::time::timeout(ROUND_TRIP, writes.commit(client, statements, patience, mark)).await {
             Ok(Ok(())) => {
                 failpoint::pass("writer.committed");
+                shared.unsorted.add(writes.looked_up());
                 End::Committed(answers)
             }
             // A statement failed, so the COMMIT behind it rolled back, and was answered.
@@ -466,6 +542,14 @@ async fn roll_back(client: &Client, error: tokio_postgres::Error) -> End {
     match tokio::time::timeout(ROUND_TRIP, client.batch_execute("ROLLBACK")).await {
         Ok(Ok(())) => End::RolledBack(error),
         _ => End::Broken(describe(&error)),
+    }
+}
+
+/// Rolls back what is to be tried in another way.
+async fn give_up(client: &Client, end: End) -> End {
+    match tokio::time::timeout(ROUND_TRIP, client.batch_execute("ROLLBACK")).await {
+        Ok(Ok(())) => end,
+        _ => End::Broken("a transaction could not be rolled back".to_owned()),
     }
 }
 
@@ -541,6 +625,25 @@ impl Shared {
 
     fn know_day(&self, day: u32) {
         self.days.lock().unwrap_or_else(PoisonError::into_inner).insert(day);
+    }
+
+    fn unknown_places(&self, wanted: &BTreeSet<PlaceKey>) -> Vec<PlaceKey> {
+        let known = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.iter().filter(|key| !known.contains(*key)).cloned().collect()
+    }
+
+    fn know_places(&self, made: Vec<PlaceKey>) {
+        let mut known = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // They can be made again: forgetting them bounds the memory.
+        if known.len() > PLACES {
+            known.clear();
+        }
+        known.extend(made);
+    }
+
+    /// Retention forgot one, here or at another gateway.
+    fn forget_places(&self) {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Retention dropped one, here or at another gateway.

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Error, Statement};
 use uuid::Uuid;
 
 use super::accept::AcceptWork;
-use super::found::{Found, PersonRow};
+use super::found::{Found, Patience, PersonRow};
 use super::mark::Mark;
 use super::rows::text;
 use super::statements::Statements;
@@ -18,12 +18,11 @@ use crate::clock;
 use crate::model::delivery::Verdict;
 use crate::model::id::ContractId;
 use crate::model::lead::{LeadReason, LeadStatus};
-use crate::model::limit::PlaceKey;
+use crate::model::limit::{Place, PlaceKey};
 use crate::store::days::day_of;
 use crate::store::fleet::Member;
 use crate::store::{Audit, ExchangeRecord, NewDelivery, RefusalRecord, StartAttempt, Step};
 use jiff::Timestamp;
-use tokio_postgres::error::SqlState;
 
 /// A new delivery with what it has from its lead.
 pub(super) struct DeliveryWrite<'a> {
@@ -58,6 +57,16 @@ pub(super) struct ExchangeWrite<'a> {
     pub(super) record: &'a ExchangeRecord,
 }
 
+/// How a count changes.
+#[derive(Clone, Copy)]
+struct CountWrite {
+    change: i64,
+    /// Places taken, without those given back.
+    taken: i64,
+    /// The lowest of the limits that these were taken under.
+    cap: i64,
+}
+
 /// What a commit writes, by table.
 pub(super) struct Writes<'a> {
     member: &'a Member,
@@ -67,7 +76,10 @@ pub(super) struct Writes<'a> {
     pub(super) drop_keys: Vec<(String, String)>,
     pub(super) set_people: Vec<([u8; 32], PersonRow)>,
     pub(super) drop_people: Vec<[u8; 32]>,
-    pub(super) lookups: Vec<(i32, [u8; 16], Uuid)>,
+    /// What new leads are looked up by: day, id and hashes.
+    pub(super) lookups: Vec<(i32, Uuid, &'a str)>,
+    /// Likewise deliveries, by the reference that the partner gave.
+    pub(super) references: Vec<(i32, Uuid, &'a str)>,
     pub(super) starts: Vec<&'a StartAttempt>,
     pub(super) steps: Vec<&'a Step>,
     pub(super) ends: Vec<&'a StepWork>,
@@ -75,7 +87,9 @@ pub(super) struct Writes<'a> {
     pub(super) moves: Vec<LeadWrite>,
     pub(super) audit: Vec<(&'a Audit, Timestamp)>,
     pub(super) refusals: Vec<&'a RefusalRecord>,
-    places: BTreeMap<PlaceKey, i64>,
+    places: BTreeMap<PlaceKey, CountWrite>,
+    /// A place was refused, for its count is at the limit.
+    pub(super) is_full: bool,
     turns: BTreeMap<ContractId, u64>,
 }
 
@@ -104,6 +118,7 @@ impl<'a> Writes<'a> {
             set_people: Vec::new(),
             drop_people: Vec::new(),
             lookups: Vec::new(),
+            references: Vec::new(),
             starts: Vec::new(),
             steps: Vec::new(),
             ends: Vec::new(),
@@ -112,6 +127,7 @@ impl<'a> Writes<'a> {
             audit: Vec::new(),
             refusals: Vec::new(),
             places: BTreeMap::new(),
+            is_full: false,
             turns: BTreeMap::new(),
         }
     }
@@ -121,16 +137,34 @@ impl<'a> Writes<'a> {
         self.member.token
     }
 
-    /// Takes (`1`) or gives back (`-1`) a place; written once per commit, however many jobs touch it.
-    pub(super) fn count(&mut self, found: &mut Found, key: &PlaceKey, by: i64) {
+    /// Takes a place; written once per commit, however many jobs touch it.
+    pub(super) fn take(&mut self, found: &mut Found, place: &Place) {
+        let count = self.count(found, &place.key, 1);
+        count.taken += 1;
+        count.cap = count.cap.min(place.limit.map_or(i64::MAX, signed));
+    }
+
+    /// Gives a place back.
+    pub(super) fn give_back(&mut self, found: &mut Found, key: &PlaceKey) {
+        self.count(found, key, -1);
+    }
+
+    fn count(&mut self, found: &mut Found, key: &PlaceKey, by: i64) -> &mut CountWrite {
         found.count(key, by);
-        *self.places.entry(key.clone()).or_insert(0) += by;
+        let count = self.places.entry(key.clone()).or_insert(CountWrite { change: 0, taken: 0, cap: i64::MAX });
+        count.change += by;
+        count
     }
 
     /// A contract had its turn.
     pub(super) fn turn(&mut self, contract: &ContractId, turn: u64) {
         let last = self.turns.entry(contract.clone()).or_insert(turn);
         *last = (*last).max(turn);
+    }
+
+    /// The days of what was written to be looked up, one for each row.
+    pub(super) fn looked_up(&self) -> impl Iterator<Item = i32> {
+        self.lookups.iter().chain(&self.references).map(|row| row.0)
     }
 
     /// Sends all of it and COMMIT behind it.
@@ -141,36 +175,27 @@ impl<'a> Writes<'a> {
         &self,
         client: &Client,
         statements: &Statements,
-        found: &Found,
+        patience: Patience,
         mark: Mark,
     ) -> Result<(), Option<Error>> {
         let s = statements;
-        let owner = found.owner(self.member.token);
-        let enters = usize::from(owner.is_none() && !self.deliveries.is_empty());
-        // What is made by a gateway that was taken over belongs to who took it over.
-        let home = owner.unwrap_or(self.member.token);
         let results = in_order(vec![
-            Box::pin(write(client, enters, &s.enter, &[&self.member.token])),
             Box::pin(self.insert_leads(client, s)),
-            Box::pin(self.insert_deliveries(client, s, home)),
+            Box::pin(self.insert_deliveries(client, s)),
             Box::pin(self.set_keys(client, s)),
             Box::pin(self.drop_keys(client, s)),
             Box::pin(self.set_people(client, s)),
             Box::pin(self.drop_people(client, s)),
-            Box::pin(self.insert_lookups(client, s)),
-            Box::pin(self.start_deliveries(client, s)),
-            Box::pin(self.insert_attempts(client, s)),
+            Box::pin(self.start_attempts(client, s)),
             Box::pin(self.change_deliveries(client, s)),
             Box::pin(self.end_attempts(client, s)),
-            Box::pin(self.insert_exchanges(client, s)),
             Box::pin(self.move_leads(client, s)),
             Box::pin(self.insert_audit(client, s)),
             Box::pin(self.insert_refusals(client, s)),
-            Box::pin(self.change_places(client, s)),
+            Box::pin(self.lock_counts(client, s, patience)),
             Box::pin(self.set_turns(client, s)),
-            Box::pin(write(client, 1, &s.leave_mark, &[&mark.link, &mark.mark])),
-            // A commit that waits for a standby must not be cancelled: it would be said to have succeeded.
-            Box::pin(client.batch_execute("SET LOCAL statement_timeout = 0; COMMIT")),
+            Box::pin(self.count_and_leave(client, s, patience, mark)),
+            Box::pin(client.batch_execute("COMMIT")),
         ])
         .await;
         let (mut results, mut cause) = (results, None);
@@ -184,13 +209,8 @@ impl<'a> Writes<'a> {
         }
         match (cause, commit) {
             (None, Ok(())) => Ok(()),
-            // The server answered them all: what stands behind a failed statement was refused, and rolled back.
+            // The server answered them all: a COMMIT behind a failed statement rolls back.
             (Some(cause), Ok(())) => Err(Some(cause)),
-            (Some(cause), Err(refused)) if refused.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
-                // The setting before the COMMIT was refused, so the transaction is still open.
-                let _ = client.batch_execute("ROLLBACK").await;
-                Err(Some(cause))
-            }
             (_, Err(_)) => Err(None),
         }
     }
@@ -212,11 +232,14 @@ impl<'a> Writes<'a> {
             &column(rows, |(work, ..)| text(&work.accept.content_type)),
             &column(rows, |(work, ..)| &work.accept.body[..]),
             &column(rows, |(work, ..)| work.accept.request.0),
+            &column(&self.lookups, |row| row.0),
+            &column(&self.lookups, |row| row.1),
+            &column(&self.lookups, |row| row.2),
         ];
         write(client, rows.len(), &s.insert_leads, values).await
     }
 
-    async fn insert_deliveries(&self, client: &Client, s: &Statements, home: Uuid) -> Result<(), Error> {
+    async fn insert_deliveries(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows = &self.deliveries;
         let values: Values<'_> = &[
             &column(rows, |row| row.new.id.0),
@@ -233,7 +256,7 @@ impl<'a> Writes<'a> {
             &column(rows, |row| row.new.redelivery_of.map(|id| id.0)),
             &column(rows, |row| row.new.bypass_limits),
             &column(rows, |row| row.at),
-            &home,
+            &self.member.token,
         ];
         write(client, rows.len(), &s.insert_deliveries, values).await
     }
@@ -272,29 +295,7 @@ impl<'a> Writes<'a> {
         write(client, rows.len(), &s.drop_people, &[&column(rows, <[u8; 32]>::as_slice)]).await
     }
 
-    async fn insert_lookups(&self, client: &Client, s: &Statements) -> Result<(), Error> {
-        let rows = &self.lookups;
-        let values: Values<'_> =
-            &[&column(rows, |row| row.0), &column(rows, |row| row.1.as_slice()), &column(rows, |row| row.2)];
-        write(client, rows.len(), &s.insert_lookups, values).await
-    }
-
-    async fn start_deliveries(&self, client: &Client, s: &Statements) -> Result<(), Error> {
-        let rows = &self.starts;
-        let values: Values<'_> = &[
-            &column(rows, |row| row.delivery.0),
-            &column(rows, |row| number(row.number)),
-            &column(rows, |row| row.started_at.as_microsecond()),
-            &column(rows, |row| {
-                let keys: Vec<&str> = row.places.iter().map(|place| place.key.as_str()).collect();
-                keys.join("\n")
-            }),
-            &column(rows, |row| signed(row.held_ms)),
-        ];
-        write(client, rows.len(), &s.start_deliveries, values).await
-    }
-
-    async fn insert_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
+    async fn start_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows = &self.starts;
         // The end of the lease by the sender's own measure, for whoever looks into a takeover later.
         let now = clock::uptime();
@@ -308,9 +309,14 @@ impl<'a> Writes<'a> {
                 lease.map_or(deadline, |left| row.started_at.as_microsecond().saturating_add(left).min(deadline))
             }),
             &column(rows, |row| row.deadline.as_microsecond()),
+            &column(rows, |row| {
+                let keys: Vec<&str> = row.places.iter().map(|place| place.key.as_str()).collect();
+                keys.join("\n")
+            }),
+            &column(rows, |row| signed(row.held_ms)),
             &self.member.token,
         ];
-        write(client, rows.len(), &s.insert_attempts, values).await
+        write(client, rows.len(), &s.start_attempts, values).await
     }
 
     async fn change_deliveries(&self, client: &Client, s: &Statements) -> Result<(), Error> {
@@ -334,6 +340,8 @@ impl<'a> Writes<'a> {
     async fn end_attempts(&self, client: &Client, s: &Statements) -> Result<(), Error> {
         let rows: Vec<_> =
             self.ends.iter().filter_map(|work| work.step.attempt.as_ref().map(|end| (*work, end))).collect();
+        let kept = &self.exchanges;
+        let response = |row: &ExchangeWrite<'a>| row.record.response.as_ref();
         let values: Values<'_> = &[
             &column(&rows, |(work, _)| work.step.delivery.0),
             &column(&rows, |(_, end)| number(end.number)),
@@ -345,26 +353,18 @@ impl<'a> Writes<'a> {
             &column(&rows, |(work, _)| work.explanation.as_deref()),
             &column(&rows, |(work, _)| work.timings.as_deref()),
             &column(&rows, |(work, end)| end.exchange.as_ref().map(|_| number(work.day))),
+            &column(kept, |row| row.day),
+            &column(kept, |row| row.delivery),
+            &column(kept, |row| row.number),
+            &column(kept, |row| row.part),
+            &column(kept, |row| text(&row.record.request.head)),
+            &column(kept, |row| row.record.request.body.as_slice()),
+            &column(kept, |row| row.record.request.truncated),
+            &column(kept, |row| response(row).map(|message| text(&message.head))),
+            &column(kept, |row| response(row).map(|message| message.body.as_slice())),
+            &column(kept, |row| response(row).is_some_and(|message| message.truncated)),
         ];
         write(client, rows.len(), &s.end_attempts, values).await
-    }
-
-    async fn insert_exchanges(&self, client: &Client, s: &Statements) -> Result<(), Error> {
-        let rows = &self.exchanges;
-        let response = |row: &ExchangeWrite<'a>| row.record.response.as_ref();
-        let values: Values<'_> = &[
-            &column(rows, |row| row.day),
-            &column(rows, |row| row.delivery),
-            &column(rows, |row| row.number),
-            &column(rows, |row| row.part),
-            &column(rows, |row| text(&row.record.request.head)),
-            &column(rows, |row| row.record.request.body.as_slice()),
-            &column(rows, |row| row.record.request.truncated),
-            &column(rows, |row| response(row).map(|message| text(&message.head))),
-            &column(rows, |row| response(row).map(|message| message.body.as_slice())),
-            &column(rows, |row| response(row).is_some_and(|message| message.truncated)),
-        ];
-        write(client, rows.len(), &s.insert_exchanges, values).await
     }
 
     async fn move_leads(&self, client: &Client, s: &Statements) -> Result<(), Error> {
@@ -374,6 +374,9 @@ impl<'a> Writes<'a> {
             &column(rows, |row| row.moved.is_some()),
             &column(rows, |row| row.moved.map(|(status, _)| status.as_str())),
             &column(rows, |row| row.moved.and_then(|(_, reason)| reason).map(LeadReason::as_str)),
+            &column(&self.references, |row| row.0),
+            &column(&self.references, |row| row.1),
+            &column(&self.references, |row| row.2),
         ];
         write(client, rows.len(), &s.move_leads, values).await
     }
@@ -407,10 +410,42 @@ impl<'a> Writes<'a> {
         write(client, rows.len(), &s.insert_refusals, values).await
     }
 
-    async fn change_places(&self, client: &Client, s: &Statements) -> Result<(), Error> {
-        let (keys, changes): (Vec<&str>, Vec<i64>) =
-            self.places.iter().filter(|(_, change)| **change != 0).map(|(key, change)| (key.as_str(), *change)).unzip();
-        write(client, keys.len(), &s.change_places, &[&keys, &changes]).await
+    /// The counts that change.
+    fn counts(&self) -> Vec<(&str, CountWrite)> {
+        let counts = self.places.iter().map(|(key, count)| (key.as_str(), *count));
+        counts.filter(|(_, count)| count.change != 0 || count.taken != 0).collect()
+    }
+
+    /// Locks them, where that was not done before the decisions, in the order that everybody keeps.
+    async fn lock_counts(&self, client: &Client, s: &Statements, patience: Patience) -> Result<(), Error> {
+        let counts = self.counts();
+        let rows = if patience == Patience::Trusts { counts.len() } else { 0 };
+        write(client, rows, &s.lock_places, &[&column(&counts, |(key, _)| *key)]).await
+    }
+
+    async fn count_and_leave(
+        &self,
+        client: &Client,
+        s: &Statements,
+        patience: Patience,
+        mark: Mark,
+    ) -> Result<(), Error> {
+        let counts = self.counts();
+        if counts.is_empty() {
+            return write(client, 1, &s.leave_mark, &[&mark.link, &mark.mark]).await;
+        }
+        let taken = counts.iter().filter(|(_, count)| count.taken > 0).count();
+        let values: Values<'_> = &[
+            &mark.link,
+            &mark.mark,
+            &column(&counts, |(key, _)| *key),
+            &column(&counts, |(_, count)| count.change),
+            &column(&counts, |(_, count)| count.taken),
+            // Locked before they were read, they were decided upon one by one.
+            &column(&counts, |(_, count)| if patience == Patience::Trusts { count.cap } else { i64::MAX }),
+            &i64::try_from(taken).unwrap_or(i64::MAX),
+        ];
+        write(client, counts.len(), &s.count_and_leave_mark, values).await
     }
 
     async fn set_turns(&self, client: &Client, s: &Statements) -> Result<(), Error> {

@@ -419,10 +419,10 @@ async fn several_gateways_bring_an_empty_database_up_to_date_at_once() {
         let case = Case::new(Box::new(move || store.clone()));
         let accept = Accept { status: LeadStatus::Unsold, ..case.lead("same@example.com") };
         case.store().accept(accept).await.unwrap();
-        lookups.insert(server.psql(&url, "SELECT count(DISTINCT hash) FROM lookup"));
+        lookups.insert(server.psql(&url, "SELECT count(DISTINCT hashes) FROM found_by"));
     }
     assert_eq!(lookups, HashSet::from(["1".to_owned()]));
-    assert_eq!(server.psql(&url, "SELECT string_agg(version::text, ',') FROM migration"), "1");
+    assert_eq!(server.psql(&url, "SELECT string_agg(version::text, ',') FROM migration"), "1,2");
 
     server.psql(&url, "INSERT INTO migration VALUES (999)");
     let refused = Store::connect(&url, &ConnectOptions::default()).await.unwrap_err().to_string();
@@ -472,6 +472,46 @@ async fn keys_people_and_limits_hold_across_gateways() {
         }
     }
     assert_eq!((stored, taken.len(), duplicate, full), (1 + 1 + 7, 1, 39, 33));
+}
+
+/// Far from a limit a commit does not lock the count before it decides: whoever comes to the last places at the same moment
+/// must find out when it writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_last_places_are_taken_once_by_gateways_that_all_saw_them_free() {
+    const LIMIT: u64 = 25;
+    let server = Postgres::start();
+    let url = server.database();
+    let cases = [case(&url).await, case(&url).await, case(&url).await, case(&url).await].map(Arc::new);
+    let clock = Clock::system();
+    for round in 0..3 {
+        let period = format!("round{round}");
+        let posters = cases.clone().map(|case| {
+            let (clock, period) = (clock.clone(), period.clone());
+            tokio::spawn(async move {
+                let mut stored = 0;
+                loop {
+                    let mut accept = case.lead("x@example.com");
+                    Arc::get_mut(&mut accept.lead).unwrap().id = LeadId(clock.uuid());
+                    accept.deliveries.iter_mut().for_each(|delivery| delivery.id = DeliveryId(clock.uuid()));
+                    accept.places = vec![place(OwnerKind::Campaign, "solar", &period, Some(LIMIT))];
+                    match case.store().accept(accept).await.unwrap() {
+                        Accepted::Stored => stored += 1,
+                        Accepted::LimitReached(_) => return stored,
+                        other => panic!("{other:?}"),
+                    }
+                }
+            })
+        });
+        let mut stored = 0;
+        for poster in posters {
+            stored += poster.await.unwrap();
+        }
+        assert_eq!(stored, LIMIT, "{period}");
+        let key = place(OwnerKind::Campaign, "solar", &period, None).key;
+        assert_eq!(cases[0].store().places(vec![key.clone()]).await.unwrap(), [(key, LIMIT)]);
+        // After a refusal counts are locked first, for a while.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+    }
 }
 
 /// A gateway that was taken for dead goes on: its reply still counts while nobody else has acted on the delivery.
