@@ -32,11 +32,11 @@ const BATCH: usize = 512;
 /// With one at a time none waits.
 const PACE: Duration = Duration::from_micros(700);
 /// Nor, however many there are, less often than this.
-const SLOWEST_PACE: Duration = Duration::from_millis(2);
+const SLOWEST_PACE: Duration = Duration::from_micros(1_400);
 /// Jobs in a commit from which on many wait.
 const MANY: usize = 8;
 /// Jobs in a commit that [`PACE`] is right for: of more, commits begin less often.
-const PACED: usize = 32;
+const PACED: usize = 96;
 /// How long a caller waits for room in the queue before it is told [`StoreError::Busy`].
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
 /// How long a job waits for the writer to begin with it; then it is withdrawn, and its caller told [`StoreError::Busy`].
