@@ -441,6 +441,15 @@ impl Runner {
         for queued in &staying {
             self.pipeline.parked(queued).await?;
         }
+        let sweeps = matches!(hold.swept, Sweep::After(_)) && self.queue.window().has_more_ready();
+        let passes_over = sweeps || endings.iter().any(|ending| matches!(ending, Ending::PassedOver(..)));
+        if shut.reason == ShutReason::Full && passes_over && policy.may_pass_over() {
+            // A gate that is behind must end nobody's wait: a place may be on its way back, and its coming rings the bell.
+            let network = self.pipeline.directory.network();
+            if self.pipeline.gate_was_behind(&network, [&entry.contract.id], now).await {
+                return Ok(Next::Soon);
+            }
+        }
         if !endings.is_empty() {
             return self.work_off(endings).await;
         }
@@ -453,9 +462,7 @@ impl Runner {
                 return Ok(Next::Again);
             }
         }
-        if let Sweep::After(last) = hold.swept
-            && self.queue.window().has_more_ready()
-        {
+        if let (true, Sweep::After(last)) = (sweeps, hold.swept) {
             let swept = self.sweep(last, &policy, shut.reason, now).await?;
             if let Some(hold) = &mut self.hold {
                 hold.swept = swept;
@@ -575,6 +582,10 @@ impl Policy {
     fn of(entry: &ContractEntry, shut: &Shut, now: Timestamp) -> Self {
         let at_shut = Terms::from(entry.contract.as_ref()).at_shut(shut.reason, shut.until, shut.never, now);
         Self { at_shut, never: shut.never }
+    }
+
+    fn may_pass_over(&self) -> bool {
+        self.never || self.at_shut == AtShut::PassOver
     }
 
     fn passes_over(&self, queued: &Queued) -> bool {
