@@ -16,8 +16,11 @@ use crate::partner_stub::{Authority, Behaviour, Step, Stub, Unconnectable, refus
 /// Three tries in quick succession.
 const HASTY: &str = "retry = { max_attempts = 3, first = \"1ms\" }";
 
-/// For partners that fall silent.
+/// For partners that cannot be reached.
 const IMPATIENT: &str = "connect_timeout = \"200ms\"\ntimeout = \"300ms\"\n";
+
+/// For partners that fall silent once they were sent something: that takes its time on a machine that is busy.
+const PATIENT: &str = "connect_timeout = \"3s\"\ntimeout = \"3s\"\n";
 
 /// What the partners' replies mean.
 const RULES: &str = r"
@@ -178,7 +181,7 @@ async fn lossy(on_unknown: &str, then: &[Behaviour]) -> (World, BTreeMap<&'stati
     let mut network = String::new();
     for (id, loss, class) in losses() {
         let stub = Stub::script([loss].into_iter().chain(then.iter().cloned())).await;
-        let timeout = if class == "timeout" { IMPATIENT } else { "" };
+        let timeout = if class == "timeout" { PATIENT } else { "" };
         let terms = format!("on_unknown = \"{on_unknown}\"");
         network += &picky(id, &stub.url("/"), &terms, &[timeout, HASTY, RULES].concat());
         partners.insert(id, (stub, class));
